@@ -1,0 +1,101 @@
+"""The command line of the measuring: one command per stage, each reading files and writing files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prior.cli import Folder, PresetName, _load, _threads, _tokenizer
+from prior.errors import UserError
+from prior.files import whole
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+DEGENERATE = ("random", "always_yes", "always_no", "always_A")
+
+
+@app.command()
+def benchmark(name: str, preset: PresetName, out: Folder, val: Annotated[Path | None, typer.Option()] = None) -> None:
+    """Write one benchmark as a TSV file in VLMEvalKit's format."""
+    from eval.benchmarks import GENERATORS, write_tsv
+
+    settings = _load(preset)
+    entry = settings.benchmarks.get(name)
+    if entry is None:
+        raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
+    if name == "CaptionChoice":
+        from eval.benchmarks.caption_choice import rows
+        from prior.corpus.store import read_corpus
+
+        if val is None:
+            raise UserError("CaptionChoice is made from held-out captions; name their folder with --val")
+        made = rows(read_corpus(val), entry.items, entry.seed)
+    else:
+        if settings.corpus.kind != "scenes":
+            raise UserError(f"benchmarks.{name}: it is made from generated scenes; use it with `corpus.kind: scenes`")
+        made = GENERATORS[name](entry.items, entry.seed, settings.corpus.seed, settings.corpus.image_size)
+    write_tsv(made, out)
+
+
+@app.command()
+def predict(preset: PresetName, arch: str = typer.Option(), checkpoint: Folder = ..., benchmarks: Folder = ..., out: Folder = ...) -> None:  # fmt: skip
+    """Let one checkpoint answer every benchmark, with and without its pictures."""
+    from tqdm import tqdm
+
+    from eval import predict as prediction
+    from eval.tsv import read_benchmark, write_predictions
+    from prior import models
+
+    settings = _load(preset)
+    evaluation = settings.evaluation
+    frames = {name: read_benchmark(benchmarks / f"{name}.tsv") for name in settings.benchmarks}
+    _threads(evaluation.threads)
+    architecture = models.load(arch, checkpoint)
+    words = _tokenizer(checkpoint)
+    rounds = (True, False) if evaluation.no_picture else (True,)
+    with tqdm(total=len(rounds) * sum(map(len, frames.values())), unit="answer") as bar:
+        for name, frame in frames.items():
+            for with_picture in rounds:
+                bar.set_description(name)
+                answered = prediction.predict(
+                    architecture,
+                    words,
+                    frame,
+                    settings.benchmarks[name].answer,
+                    with_picture,
+                    evaluation.batch_size,
+                    evaluation.max_new_tokens,
+                    bar.update,
+                )
+                write_predictions(answered, out / f"{name}{'' if with_picture else '.no_picture'}.tsv")
+
+
+@app.command()
+def degenerate(preset: PresetName, benchmarks: Folder, out: Folder) -> None:
+    """Write what answering without a model looks like: random answers, always yes, always no, always A."""
+    from eval import predict as prediction
+    from eval.tsv import read_benchmark, write_predictions
+
+    settings = _load(preset)
+    with whole(out) as folder:
+        for name in settings.benchmarks:
+            frame = read_benchmark(benchmarks / f"{name}.tsv")
+            for kind in DEGENERATE:
+                for seed in range(settings.seeds if kind == "random" else 1):
+                    answered = prediction.degenerate(frame, kind, seed)
+                    if answered is not None:
+                        write_predictions(answered, folder / kind / f"seed{seed}" / f"{name}.tsv")
+
+
+@app.command()
+def collect(preset: PresetName, results: Folder, metrics: Folder, items: Folder) -> None:
+    """Gather every measured number into metrics.csv and items.parquet."""
+    from eval.collect import collect as gather
+
+    table, answers = gather(results, _load(preset))
+    with whole(metrics) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    with whole(items) as temporary:
+        answers.to_parquet(temporary, index=False)

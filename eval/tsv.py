@@ -1,0 +1,225 @@
+"""Benchmark TSVs in VLMEvalKit's formats: reading, checking, and writing predictions beside them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from eval.results import PERCEPTION, REASONING
+from prior.errors import UserError
+from prior.files import whole
+
+Kind = Literal["mme", "pope", "yes/no", "circular", "choice"]
+
+# VLMEvalKit reads a picture of this many characters or fewer as the index of the row that holds the picture.
+LONGEST_REFERENCE = 64
+# MMBench asks a question again with its options rotated: the index of a rotation is that of the question + k * 10^6.
+ROTATION = 1_000_000
+
+_COLUMNS: dict[Kind, list[str]] = {
+    "mme": ["category", "image_path"],
+    "pope": ["category"],
+    "yes/no": [],
+    "circular": ["A", "B"],
+    "choice": ["A", "B"],
+}
+
+
+def kind_of(name: str, columns: list[str]) -> Kind:
+    """How a benchmark is scored, by its name and its columns.
+
+    One with options A, B, … is multiple choice (circular if its name contains MMBench), every other one yes/no; a
+    benchmark of one's own needs no entry here.
+    """
+    if "A" in columns:
+        return "circular" if "mmbench" in name.lower() else "choice"
+    return "mme" if "MME" in name else "pope" if "POPE" in name else "yes/no"
+
+
+def options(row: pd.Series) -> dict[str, str]:
+    """Letter -> text of the options that a row has."""
+    return {letter: row[letter] for letter in string.ascii_uppercase if letter in row.index and row[letter] != ""}
+
+
+def groups(frame: pd.DataFrame, kind: Kind) -> pd.Series:
+    """The items that count as one, by a string per row: MMBench's question, MME's picture, otherwise the row itself."""
+    if kind == "mme":
+        return frame["image_path"]
+    if kind == "circular":
+        return frame["g_index"] if "g_index" in frame else frame["index"].map(lambda index: str(int(index) % ROTATION))
+    return frame["index"]
+
+
+def read_benchmark(path: str | Path, pictures: bool = True) -> pd.DataFrame:
+    """Read a benchmark or a prediction file as written: every column is text, ``None`` is a word, blank is ``""``.
+
+    A picture that is given as the index of another row is replaced by that row's. Nothing else is checked; see
+    `validate`.
+
+    Parameters
+    ----------
+    pictures
+        False leaves the column ``image`` out, which is most of the file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, empty, or not a table.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; make the benchmark or its predictions first")
+    try:
+        frame = pd.read_csv(
+            path,
+            sep="\t",
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            usecols=lambda c: pictures or c != "image",
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().replace("\n", " ")
+        raise UserError(f"{path}: not a table of tab-separated UTF-8 text ({reason}); write it again") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise UserError(f"{path}: rows have more cells than the header; quote cells that hold tabs")
+    if "image" in frame and "index" in frame:
+        held = {index: image for index, image in zip(frame["index"], frame["image"], strict=True)}
+        frame["image"] = [
+            held.get(image, image) if len(image) <= LONGEST_REFERENCE else image for image in frame["image"]
+        ]
+    return frame
+
+
+def write_predictions(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a benchmark's rows with their column ``prediction``, leaving the pictures out.
+
+    Raises
+    ------
+    ValueError
+        If there is no column ``prediction``.
+    """
+    if "prediction" not in frame:
+        raise ValueError("the frame has no column 'prediction'")
+    frame = frame.drop(columns="image", errors="ignore")
+    with whole(path) as temporary:
+        frame.to_csv(temporary, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
+
+
+def validate(path: str | Path, pictures: bool = True) -> pd.DataFrame:
+    """Check a benchmark before anything is asked of a model, and return it as `read_benchmark` does.
+
+    Parameters
+    ----------
+    pictures
+        False leaves the pictures unread and unchecked.
+
+    Raises
+    ------
+    UserError
+        Naming the file, the row (its line number is not used: cells may hold newlines) and the remedy.
+    """
+    path = Path(path)
+    frame = read_benchmark(path, pictures)
+    for problem in _problems(path, frame, pictures):
+        raise UserError(f"{path}: {problem}")
+    return frame
+
+
+def _problems(path: Path, frame: pd.DataFrame, pictures: bool) -> Iterator[str]:
+    kind = kind_of(path.stem, list(frame.columns))
+    missing = [column for column in ["index", "question", "answer", *_COLUMNS[kind]] if column not in frame]
+    if pictures and not {"image", "image_path"} & set(frame.columns):
+        missing.append("image")
+    if missing:
+        yield f"lacks the column '{missing[0]}'; add it (have: {', '.join(frame.columns)})"
+        return
+    if frame.empty:
+        yield "has no rows; add questions"
+        return
+    yield from _bad_indices(frame)
+    for _, row in frame.iterrows():
+        yield from (f"index {row['index']}: {problem}" for problem in _bad_cells(row, kind))
+    yield from _changed_by_reading(path, frame)
+    yield from _bad_groups(frame, kind)
+    if "image" in frame:
+        yield from _bad_pictures(frame)
+
+
+def _bad_indices(frame: pd.DataFrame) -> Iterator[str]:
+    seen: set[int] = set()
+    for row, index in enumerate(frame["index"], start=1):
+        if not (index.isascii() and index.isdigit()):
+            yield f"row {row}: the index '{index}' is not a whole number; number the rows"
+        elif int(index) in seen:
+            yield f"row {row}: the index {index} occurs twice; give every row its own"
+        else:
+            seen.add(int(index))
+
+
+def _bad_cells(row: pd.Series, kind: Kind) -> Iterator[str]:
+    allowed = list(options(row)) if kind in ("circular", "choice") else ["Yes", "No"]
+    if len(allowed) < 2:
+        yield "fewer than two options; fill at least A and B"
+    if row["answer"] not in allowed:
+        yield f"the answer '{row['answer']}' is none of {', '.join(allowed)}; write one of these"
+    for column in ("question", "category", "image_path"):
+        if column in row.index and not row[column].strip():
+            yield f"an empty '{column}'; fill it"
+    if kind == "mme" and row["category"] not in PERCEPTION | REASONING:
+        known = ", ".join(sorted(PERCEPTION | REASONING))
+        yield f"MME has no category '{row['category']}' and would leave the row out of its sums; use one of {known}"
+
+
+def _changed_by_reading(path: Path, frame: pd.DataFrame) -> Iterator[str]:
+    """Cells that VLMEvalKit's plain `pandas.read_csv` takes for something else: ``None``, ``NA``, ``007``."""
+    read = pd.read_csv(path, sep="\t", usecols=[column for column in frame if column != "image"], low_memory=False)
+    for column in read:
+        as_read = ["" if pd.isna(value) else str(value) for value in read[column]]
+        for index, ours, theirs in zip(frame["index"], frame[column], as_read, strict=True):
+            if ours != theirs:
+                what = f"'{theirs}'" if theirs else "an empty cell"
+                yield f"index {index}, {column}: VLMEvalKit reads '{ours}' as {what}; word it otherwise"
+
+
+def _bad_groups(frame: pd.DataFrame, kind: Kind) -> Iterator[str]:
+    if kind == "mme":
+        for (category, image), rows in frame.groupby(["category", "image_path"], sort=False):
+            if len(rows) != 2:
+                index = rows["index"].iloc[0]
+                yield (
+                    f"index {index}: the picture '{image}' of category '{category}' has {len(rows)} question"
+                    f"{'s' * (len(rows) > 1)}; MME asks exactly two of each, give it the other one"
+                )
+    if kind == "circular":
+        present, question = set(frame["index"]), groups(frame, kind)
+        for index, main in zip(frame["index"], question, strict=True):
+            if main not in present:
+                yield f"index {index}: a rotation of question {main}, which is not there; add the row {main}"
+
+
+def _bad_pictures(frame: pd.DataFrame) -> Iterator[str]:
+    from PIL import Image
+
+    remedy = "store the base64 text of a PNG or JPEG file"
+    checked: set[str] = set()
+    for index, image in zip(frame["index"], frame["image"], strict=True):
+        if image in checked:
+            continue
+        checked.add(image)
+        if len(image) <= LONGEST_REFERENCE:
+            yield f"index {index}: the image '{image}' is too short for one and names no row that has one; {remedy}"
+            continue
+        try:
+            Image.open(io.BytesIO(base64.b64decode(image, validate=True))).load()
+        except (binascii.Error, ValueError, OSError, SyntaxError) as error:
+            reason = str(error).partition(":")[0].split("<")[0].strip()
+            yield f"index {index}: the image does not decode ({reason}); {remedy}"

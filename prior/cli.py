@@ -1,0 +1,342 @@
+"""The command line of the method: one command per stage, each reading files and writing files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prior.config import Preset, ScenesCorpus, load_preset
+from prior.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from prior.packing import Documents
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+backbone = typer.Typer(no_args_is_help=True, help="Tokenizer, base LLM and vision tower: fetched or trained here.")
+app.add_typer(backbone, name="backbone")
+
+PresetName = Annotated[str, typer.Option("--preset", help="Name in workflow/presets, or the path of a YAML file.")]
+Folder = Annotated[Path, typer.Option()]
+State = Annotated[Path, typer.Option("--state", help="Private folder for checkpoints to resume from.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    run(app)
+
+
+def run(application: typer.Typer) -> None:
+    try:
+        application()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def corpus(preset: PresetName, split: Annotated[str, typer.Option()], out: Folder) -> None:
+    """Write one split of the corpus: train, val or text_only."""
+    from prior.corpus import store
+
+    settings = _load(preset)
+    if isinstance(settings.corpus, ScenesCorpus):
+        from prior.corpus import scenes
+
+        world = settings.corpus
+        if split == "text_only":
+            store.write_texts(_progress(scenes.texts(0, world.text_only, world.seed), world.text_only, split), out)
+        else:
+            count = getattr(world, split)
+            records = scenes.pairs(split, 0, count, world.seed, world.image_size)
+            store.write_corpus(_progress(records, count, split), out)
+        return
+    from prior.corpus.readers import read_folder
+
+    splits = read_folder(settings.corpus)
+    if split == "text_only":
+        store.write_texts(splits.text_only, out)
+    else:
+        store.write_corpus(getattr(splits, split), out)
+
+
+@app.command()
+def questions(preset: PresetName, out: Folder) -> None:
+    """Write questions and answers about training pictures of the generated world, as JSON lines."""
+    from prior.corpus.questions import tuning_questions
+    from prior.files import whole
+
+    settings = _load(preset)
+    if settings.tune is None or not isinstance(settings.corpus, ScenesCorpus):
+        raise UserError("tune: questions are made for `corpus.kind: scenes` only; set `tune: null` for other corpora")
+    world = settings.corpus
+    asked = tuning_questions(settings.tune.questions, settings.tune.seed, world.train, world.seed)
+    with whole(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for item in _progress(asked, settings.tune.questions, "questions"):
+            stream.write(json.dumps(item) + "\n")
+
+
+@backbone.command()
+def tokenizer(preset: PresetName, train: Folder, text_only: Folder, out: Folder) -> None:
+    """Train a tokenizer on the captions and the text-only split, or fetch one."""
+    from prior.backbones import hub_tokenizer, train_tokenizer
+    from prior.corpus.store import read_corpus
+    from prior.files import whole
+
+    settings = _load(preset)
+    if isinstance(settings.tokenizer, str):
+        result = hub_tokenizer(settings.tokenizer)
+    else:
+        texts = [*read_corpus(train)["caption"], *read_corpus(text_only)["text"]]
+        result = train_tokenizer(texts, settings.tokenizer.scratch)
+    with whole(out) as folder:
+        result.save_pretrained(folder)
+
+
+@backbone.command()
+def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, state: State) -> None:
+    """Pre-train a small base LLM on the text-only split, or fetch one."""
+    import numpy as np
+
+    from prior.backbones import hub_llm, new_llm
+    from prior.files import whole
+
+    settings = _load(preset).backbones.llm
+    words = _tokenizer(tokenizer)
+    if isinstance(settings, str):
+        model = hub_llm(settings)
+    else:
+        from prior.corpus.store import read_corpus
+        from prior.models.attention import unpack
+        from prior.packing import Packer, repeat_order, tokenize_texts
+        from prior.training import train
+
+        recipe = settings.scratch
+        _threads(recipe.training.threads)
+        records = read_corpus(text_only)
+        documents = tokenize_texts(records["id"], records["text"], words)
+        model = new_llm(recipe, words)
+        first = np.random.default_rng([recipe.seed, 31]).permutation(len(documents))
+        order = repeat_order(first, recipe.training.epochs, recipe.seed)
+        packer = Packer(documents, words.bos_token_id)
+        train(model, packer, order, recipe.training, seed=recipe.seed, state_dir=state)
+        unpack(model)
+    with whole(out) as folder:
+        model.save_pretrained(folder)
+    _discard(state)
+
+
+@backbone.command()
+def vision(preset: PresetName, train: Folder, tokenizer: Folder, out: Folder, state: State) -> None:
+    """Train a small CLIP on the pictures and keep its vision tower, or fetch one."""
+    from prior.backbones import hub_vision, train_vision
+    from prior.corpus.store import read_corpus
+    from prior.files import whole
+
+    settings = _load(preset).backbones.vision
+    with whole(out) as folder:
+        if isinstance(settings, str):
+            hub_vision(settings, folder)
+        else:
+            _threads(settings.scratch.threads)
+            train_vision(read_corpus(train), _tokenizer(tokenizer), settings.scratch, folder, state, None)
+    _discard(state)
+
+
+@app.command()
+def reference(
+    preset: PresetName,
+    train: Folder,
+    val: Folder,
+    text_only: Folder,
+    tokenizer: Folder,
+    llm: Folder,
+    out: Folder,
+    state: State,
+) -> None:
+    """Train the text-only reference LLM on the captions without the pictures."""
+    from prior.corpus.store import read_corpus
+    from prior.packing import tokenize_texts
+    from prior.reference import train_reference
+
+    settings = _load(preset).reference
+    _threads(settings.training.threads)
+    words = _tokenizer(tokenizer)
+    extra = None
+    if settings.text_only:
+        records = read_corpus(text_only)
+        extra = tokenize_texts(records["id"], records["text"], words)
+    quality = train_reference(
+        llm, words, _captions(train, words, image=False), _captions(val, words, image=False), settings, out, state,
+        extra=extra,
+    )
+    for name, parts in quality.items():
+        for part, values in parts.items():
+            print(f"{name}, {part}: perplexity {values['perplexity']:.2f}, mean p_r {values['mean_p_r']:.3f}")
+    _discard(state)
+
+
+@app.command()
+def score(preset: PresetName, train: Folder, tokenizer: Folder, reference: Folder, out: Folder) -> None:
+    """Store log p_r of every caption token."""
+    from tqdm import tqdm
+
+    from prior.reference import score as score_captions
+    from prior.scores import write_scores
+
+    settings = _load(preset)
+    _threads(settings.reference.training.threads)
+    words = _tokenizer(tokenizer)
+    documents = _captions(train, words, image=False)
+    with tqdm(unit="row", desc="scoring") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        logprob = score_captions(reference, words, documents, settings.reference, progress)
+    write_scores(out, documents, logprob, _fingerprints(train, words))
+
+
+@app.command()
+def pretrain(
+    preset: PresetName,
+    run: Annotated[str, typer.Option(help="arch/objective/scale/seedK")],
+    train: Folder,
+    val: Folder,
+    tokenizer: Folder,
+    llm: Folder,
+    out: Folder,
+    state: State,
+    vision: Annotated[Path | None, typer.Option()] = None,
+    scores: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Pre-train one LVLM under one objective on one data scale."""
+    from dataclasses import replace
+
+    from prior import runs
+    from prior.scores import align
+
+    settings = _load(preset)
+    arch, objective, scale, seed = _parse_run(run)
+    _threads(settings.pretrain.threads)
+    words = _tokenizer(tokenizer)
+    fingerprints = _fingerprints(train, words)
+    documents = _captions(train, words)
+    if scores is not None:
+        documents = replace(documents, ref_logprob=align(documents, scores, fingerprints))
+    heldout = _captions(val, words, limit=settings.evaluation.loss_captions)
+    try:
+        runs.pretrain(
+            arch, settings.objectives[objective], scale, seed, settings, words, llm, vision, documents, heldout,
+            out, state, fingerprints,
+        )  # fmt: skip
+    except ValueError as error:
+        if "caption tokens are asked for" not in str(error):
+            raise
+        raise UserError(f"scales: {scale}: {error}; add captions or lower the scale") from None
+    _discard(state)
+
+
+@app.command()
+def tune(
+    preset: PresetName,
+    run: Annotated[str, typer.Option(help="arch/objective/scale/seedK")],
+    checkpoint: Folder,
+    train: Folder,
+    questions: Folder,
+    tokenizer: Folder,
+    out: Folder,
+    state: State,
+) -> None:
+    """Teach a pre-trained LVLM to answer questions about training pictures."""
+    from prior import runs
+    from prior.corpus.store import read_corpus
+    from prior.packing import tokenize_exchanges
+
+    settings = _load(preset).tune
+    assert settings is not None
+    _threads(settings.training.threads)
+    words = _tokenizer(tokenizer)
+    pictures = read_corpus(train).select_columns(["id", "image"])
+    place = {name: index for index, name in enumerate(pictures["id"])}
+    asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    documents = tokenize_exchanges(
+        [f"{number}" for number in range(len(asked))],
+        [item["prompt"] for item in asked],
+        [item["answer"] for item in asked],
+        words,
+        lambda index: pictures[place[asked[index]["id"]]]["image"],
+    )
+    runs.tune(
+        _parse_run(run)[0], checkpoint, settings, words, documents, out, state, _fingerprints(train, words)
+    )
+    _discard(state)
+
+
+def _load(name: str) -> Preset:
+    """A preset whose objectives exist."""
+    from prior.weighting import check_objective
+
+    preset = load_preset(name)
+    for key, entry in preset.objectives.items():
+        check_objective(key, entry.kind, entry.parameters())
+    return preset
+
+
+def _parse_run(run: str) -> tuple[str, str, str, int]:
+    parts = run.split("/")
+    if len(parts) != 4 or not parts[3].removeprefix("seed").isdigit():
+        raise UserError(f"run '{run}': write it as arch/objective/scale/seed0, for example hlvlm/ntp/40k/seed0")
+    return parts[0], parts[1], parts[2], int(parts[3].removeprefix("seed"))
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    from prior.backbones import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def _captions(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, image: bool = True, limit: int | None = None
+) -> Documents:
+    from prior.corpus.store import read_corpus
+    from prior.packing import tokenize_captions
+
+    return tokenize_captions(read_corpus(folder), tokenizer, image, limit)
+
+
+def _fingerprints(train: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    from prior.corpus.store import fingerprint
+    from prior.scores import tokenizer_fingerprint
+
+    return {"corpus": fingerprint(train), "tokenizer": tokenizer_fingerprint(tokenizer)}
+
+
+def _threads(count: int) -> None:
+    """A fixed number of threads per job: results are the same bit for bit whatever else the machine does."""
+    import torch
+
+    torch.set_num_threads(count)
+    torch.set_num_interop_threads(1)
+
+
+def _discard(state: Path) -> None:
+    """Private checkpoints go once the artefact is whole."""
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _progress(items: Any, total: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, mininterval=1.0)
+
+
+if __name__ == "__main__":
+    main()

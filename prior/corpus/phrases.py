@@ -1,0 +1,111 @@
+"""Words that captions are made of besides what the picture shows: stock phrases, and parts of names and dates."""
+
+from __future__ import annotations
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
+
+# Titles and rights are written in many ways, as on the web: predictable, but not certain.
+LEADS = (
+    "stock photo of",
+    "stock photo with",
+    "stock image of",
+    "stock vector of",
+    "stock illustration of",
+    "royalty free vector of",
+    "royalty free image of",
+    "royalty free clip art of",
+    "close up of",
+    "close up view of",
+    "high resolution image of",
+    "high quality photo of",
+    "premium photo of",
+    "premium vector with",
+    "vector illustration of",
+    "simple illustration of",
+    "hand drawn sketch of",
+    "free clip art of",
+    "free photo of",
+    "desktop wallpaper with",
+    "phone wallpaper with",
+    "greeting card with",
+    "seamless print with",
+    "modern logo with",
+    "cute sticker of",
+    "art print of",
+    "poster with",
+    "banner with",
+    "photo of",
+    "image of",
+)
+NOTICES = (
+    "all rights reserved",
+    "all rights are reserved",
+    "some rights reserved",
+    "no part may be copied",
+    "image subject to copyright",
+    "photo subject to copyright",
+    "used with permission",
+    "used under free license",
+    "for personal use only",
+    "for editorial use only",
+    "not for commercial use",
+    "no attribution required",
+)
+OFFERS = (
+    "free shipping on all orders",
+    "free shipping worldwide",
+    "free delivery today",
+    "buy it now",
+    "buy now and save",
+    "order now and save",
+    "ships in two days",
+    "ships within a week",
+    "money back guarantee",
+    "best price online",
+    "download for free",
+    "free download in high resolution",
+    "print available in all sizes",
+    "available in three sizes",
+    "available as print or poster",
+    "available now in our shop",
+    "click to enlarge",
+    "click to view larger",
+    "click here to see more",
+    "read more on our blog",
+    "see more in the gallery",
+    "new in our online shop",
+    "new on the blog",
+    "best seller of the week",
+)
+MONTHS = ("january", "march", "april", "june", "july", "august", "october", "november")
+STREETS = ("street", "road", "avenue", "lane", "square")
+CREDITS = ("photo by", "image by", "design by", "posted by", "uploaded by", "courtesy of", "made by", "art by")
+WORKS = ("print", "poster", "card", "sticker", "logo", "pattern", "shirt", "mug")
+# "Star" and "square" also occur in names: whether a word is decided by the picture depends on its place.
+SIDES = ("united", "rovers", "city", "stars", "blues", "reds", "tigers", "kings")
+SYLLABLES = (
+    "ba",
+    "bel",
+    "dan",
+    "do",
+    "fa",
+    "gor",
+    "ha",
+    "jen",
+    "ka",
+    "kel",
+    "lo",
+    "lu",
+    "mar",
+    "mi",
+    "nor",
+    "pa",
+    "ren",
+    "ri",
+    "sa",
+    "sol",
+    "ta",
+    "tor",
+    "ve",
+    "zan",
+)

@@ -1,0 +1,236 @@
+"""Captioned pictures from a folder: images beside a CSV file, COCO's captions JSON or LLaVA's conversations JSON."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from prior.config import FolderCorpus
+from prior.corpus.store import Record, Text
+from prior.errors import UserError
+
+
+class Row(NamedTuple):
+    """One caption of a source file; `place` says where it stands ("line 7")."""
+
+    image: str
+    caption: str
+    place: str
+
+
+class Splits(NamedTuple):
+    """What `read_folder` gives; each may be iterated once, and pictures are read when their turn comes."""
+
+    train: Iterator[Record]
+    val: Iterator[Record]
+    text_only: Iterator[Text]
+
+
+def read_folder(settings: FolderCorpus) -> Splits:
+    """Read a folder of captioned pictures and divide it by picture into training and held-out captions.
+
+    A picture's place is decided by the SHA-256 of its name alone, so it stays there when others come or go. The k-th
+    caption of a picture has the id ``<stem>-<k>``; which words the picture decides is unknown (`relevant` is None).
+    Every picture is decoded once before anything is returned. `max_captions` keeps the captions of the first pictures
+    in hash order, and as many lines of the text-only file. Without a text-only file the training captions stand in for
+    it. Text-only lines that name a held-out picture are left out.
+
+    Raises
+    ------
+    UserError
+        If a file, a column, a caption or a picture is missing or broken, an entry is there twice, or a split is empty.
+    """
+    folder = Path(settings.folder)
+    if not folder.is_dir():
+        raise UserError(f"corpus.folder: there is no folder '{folder}'; name the folder that holds your captions file")
+    source = folder / settings.captions
+    rows = _read_rows(source, with_image=True)
+    _refuse_duplicates(rows, source)
+    rows = _cut(rows, settings.max_captions)
+    images = folder / settings.images
+    rows = _drop_bad(rows, source, images, settings.max_bad_fraction)
+
+    held_out = {image for image in {row.image for row in rows} if _fraction(image) < settings.val_fraction}
+    train: list[tuple[str, Row]] = []
+    val: list[tuple[str, Row]] = []
+    for identity, row in _identify(rows, source):
+        (val if row.image in held_out else train).append((identity, row))
+    for name, part in (("train", train), ("val", val)):
+        if not part:
+            raise UserError(
+                f"corpus: {source.name} leaves no captions for the {name} split (val_fraction {settings.val_fraction}, "
+                f"{len(rows)} captions); change corpus.val_fraction or add pictures"
+            )
+    texts = [Text(id=identity, text=row.caption) for identity, row in train]
+    if settings.text_only is not None:
+        texts = _read_texts(folder / settings.text_only, held_out, settings.max_captions)
+    return Splits(_records(train, images), _records(val, images), iter(texts))
+
+
+def _fraction(name: str, salt: str = "") -> float:
+    """A number in [0, 1) that depends on nothing but the text."""
+    return int.from_bytes(hashlib.sha256((salt + name).encode("utf-8")).digest()[:6], "big") / 2**48
+
+
+def _cut(rows: list[Row], limit: int | None) -> list[Row]:
+    # The salt keeps this order apart from the one that splits; else a short cut would be all validation.
+    if limit is None or len(rows) <= limit:
+        return rows
+    order = sorted(range(len(rows)), key=lambda i: (_fraction(rows[i].image, "cut:"), rows[i].image, i))
+    return [rows[i] for i in sorted(order[:limit])]
+
+
+def _identify(rows: list[Row], source: Path) -> Iterator[tuple[str, Row]]:
+    """Number the captions of each picture; two pictures whose names differ only in folder or suffix would clash."""
+    count: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for row in rows:
+        stem = Path(row.image).stem
+        if owner.setdefault(stem, row.image) != row.image:
+            raise UserError(
+                f"{source.name} {row.place}: '{row.image}' and '{owner[stem]}' would share the ids '{stem}-<k>'; "
+                "rename one of the images"
+            )
+        count[stem] = count.get(stem, -1) + 1
+        yield f"{stem}-{count[stem]}", row
+
+
+def _refuse_duplicates(rows: list[Row], source: Path) -> None:
+    first: dict[tuple[str, str], Row] = {}
+    repeats = [row for row in rows if first.setdefault((row.image, row.caption), row) is not row]
+    if repeats:
+        row = repeats[0]
+        raise UserError(
+            f"{source.name} {row.place}: repeats {first[row.image, row.caption].place}, the same image and caption "
+            f"({len(repeats)} such rows in all); remove the repeats"
+        )
+
+
+def _drop_bad(rows: list[Row], source: Path, images: Path, allowed: float) -> list[Row]:
+    names = list(dict.fromkeys(row.image for row in rows))
+    bad = {}
+    for name in tqdm(names, desc="Checking pictures", unit="picture", disable=None, leave=False):
+        if trouble := _trouble(images / name):
+            bad[name] = trouble
+    if not bad:
+        return rows
+    some = ", ".join(f"'{name}' {trouble}" for name, trouble in list(bad.items())[:3])
+    summary = (
+        f"{source.name}: {len(bad)} of {len(names)} pictures cannot be used ({some}{', …' if len(bad) > 3 else ''})"
+    )
+    if len(bad) > allowed * len(names):
+        raise UserError(
+            f"{summary}; mend or remove them in '{images}', or raise corpus.max_bad_fraction above {allowed:g}"
+        )
+    print(f"{summary}; left out, as corpus.max_bad_fraction {allowed:g} allows", file=sys.stderr)
+    return [row for row in rows if row.image not in bad]
+
+
+def _trouble(path: Path) -> str | None:
+    """What is wrong with an image file, if anything."""
+    if not path.is_file():
+        return "is missing"
+    try:
+        content = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # verify() compares checksums where a format has them, and spends the image; load() decodes its pixels.
+            Image.open(io.BytesIO(content)).verify()
+            Image.open(io.BytesIO(content)).load()
+    except Exception:  # Decoders raise anything from OSError to zlib.error on a broken file.
+        return "cannot be decoded"
+    return None
+
+
+def _records(rows: list[tuple[str, Row]], images: Path) -> Iterator[Record]:
+    name, content = None, b""
+    for identity, row in rows:
+        if row.image != name:
+            name, content = row.image, (images / row.image).read_bytes()
+        yield Record(id=identity, image=content, caption=row.caption, relevant=None)
+
+
+def _read_texts(source: Path, held_out: Collection[str], limit: int | None) -> list[Text]:
+    rows = _read_rows(source, with_image=False)
+    kept = [(number, row) for number, row in enumerate(rows) if row.image not in held_out]
+    if len(kept) < len(rows):
+        print(f"{source.name}: {len(rows) - len(kept)} captions of held-out pictures left out", file=sys.stderr)
+    order = sorted(kept, key=lambda item: _fraction(str(item[0]), "cut:"))[:limit]
+    if not order:
+        raise UserError(f"{source.name}: no text-only captions are left; add some or remove corpus.text_only")
+    return [Text(id=f"text-{number}", text=row.caption) for number, row in sorted(order)]
+
+
+def _read_rows(source: Path, with_image: bool) -> list[Row]:
+    """Every caption of a source file; the image's name is empty where it is neither there nor needed."""
+    if not source.is_file():
+        raise UserError(f"corpus: there is no file '{source}'; write it, or name the right one in the preset")
+    try:
+        content = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    rows = list((_json_rows if source.suffix == ".json" else _csv_rows)(content, source, with_image))
+    for row in rows:
+        if not row.caption:
+            raise UserError(f"{source.name} {row.place}: the caption is empty; write one or remove the entry")
+        if with_image and not row.image:
+            raise UserError(f"{source.name} {row.place}: the image is not named; name one or remove the entry")
+    if not rows:
+        raise UserError(f"{source.name}: there are no captions in it; add some")
+    return rows
+
+
+def _csv_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
+    # Strict: a quote that is never closed would otherwise swallow the rest of the file as one caption.
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    needed = ["image", "caption"] if with_image else ["caption"]
+    try:
+        if missing := [name for name in needed if name not in (reader.fieldnames or [])]:
+            raise UserError(
+                f"{source.name}: no column {' and '.join(map(repr, missing))}; "
+                f"its first line must be {','.join(needed)}"
+            )
+        for entry in reader:
+            place = f"line {reader.line_num}"
+            if None in entry:
+                raise UserError(
+                    f"{source.name} {place}: more fields than columns; put a caption with commas into quotes"
+                )
+            yield Row((entry.get("image") or "").strip(), (entry["caption"] or "").strip(), place)
+    except csv.Error as error:
+        raise UserError(f"{source.name} line {reader.line_num}: not valid CSV ({error}); mend its quotes") from None
+
+
+def _json_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
+    """COCO's captions (``{"images": […], "annotations": […]}``) or LLaVA's ``[{"image", "conversations"}, …]``.
+
+    Of a conversation the first answer is the caption, as in LLaVA's pre-training data.
+    """
+    try:
+        value: Any = json.loads(content)
+        if isinstance(value, dict):
+            names = {entry["id"]: str(entry["file_name"]) for entry in value["images"]}
+            for number, entry in enumerate(value["annotations"], start=1):
+                yield Row(names[entry["image_id"]], str(entry["caption"]).strip(), f"annotation {number}")
+        else:
+            for number, entry in enumerate(value, start=1):
+                answers = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
+                image = str(entry["image"] if with_image else entry.get("image", ""))
+                yield Row(image, str(answers[0] if answers else "").strip(), f"entry {number}")
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source.name} line {error.lineno}: not valid JSON; mend it") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source.name}: neither COCO's captions nor LLaVA's conversations ({type(error).__name__}: {error}); "
+            "mend it or write a CSV file with image,caption rows"
+        ) from None

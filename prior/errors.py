@@ -1,0 +1,10 @@
+"""The one error that a user can cause and mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in the user's input. The message is one line: what is wrong, where, and what to do about it.
+
+    The command line prints it and exits with code 2, without a traceback.
+    """

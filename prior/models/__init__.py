@@ -1,0 +1,89 @@
+"""The two architectures behind one small interface.
+
+``Architecture.read`` turns pictures into prefix tokens and features; ``Architecture.collate`` joins the features of
+several pictures; ``Architecture.model`` is a transformers model whose ``forward`` takes ``input_ids``,
+``pixel_values`` and ``logits_to_keep``. Nothing else needs to know which architecture it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as an architecture sees it.
+
+    Attributes
+    ----------
+    ids
+        The tokens that stand for the picture in the sequence.
+    features
+        float32: (channels, height, width) for the H-LVLM, (patches, 3·patch²) for the U-LVLM.
+    """
+
+    ids: list[int]
+    features: torch.Tensor
+
+
+class Architecture(Protocol):
+    """What training, scoring and prediction need of an LVLM."""
+
+    model: PreTrainedModel
+
+    def read(self, images: list[Image]) -> list[Picture]:
+        """Turn RGB pictures into prefix tokens and features."""
+        ...
+
+    def prefix_length(self, size: tuple[int, int]) -> int:
+        """Prefix tokens of a picture of this (width, height)."""
+        ...
+
+    def collate(self, pictures: list[Picture]) -> torch.Tensor:
+        """Join the features of several pictures into the model's ``pixel_values``."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model and what is needed to read pictures as an ordinary Hugging Face folder."""
+        ...
+
+
+def build(
+    arch: str, settings: Any, tokenizer: PreTrainedTokenizerFast, llm: Path, vision: Path | None, seed: int
+) -> Architecture:
+    """A new LVLM from its backbones: the language model keeps its weights, new modules are initialised from `seed`."""
+    torch.manual_seed(seed)
+    if arch == "hlvlm":
+        from prior.models.hlvlm import HLVLM
+
+        assert vision is not None
+        return HLVLM.build(settings, tokenizer, llm, vision)
+    from prior.models.ulvlm import ULVLM
+
+    return ULVLM.build(settings, tokenizer, llm)
+
+
+def load(arch: str, folder: Path) -> Architecture:
+    """An LVLM from a checkpoint folder."""
+    if arch == "hlvlm":
+        from prior.models.hlvlm import HLVLM
+
+        return HLVLM.load(folder)
+    from prior.models.ulvlm import ULVLM
+
+    return ULVLM.load(folder)
+
+
+def freeze(model: torch.nn.Module, parts: dict[str, torch.nn.Module], trainable: tuple[str, ...]) -> None:
+    """Leave gradients on only where a trainable part is; `parts` maps the names of settings to modules."""
+    model.requires_grad_(False)
+    for name in trainable:
+        parts[name].requires_grad_(True)

@@ -1,0 +1,240 @@
+"""U-LVLM: one causal LM that reads linearly embedded patches (SOLO, arXiv 2407.06438, `Yangyi-Chen/SOLO`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+
+from prior import config
+from prior.models import Picture, freeze
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedTokenizerFast
+
+VISION_START, PATCH, ROW_END, VISION_END = "<vision>", "<vpatch>", "<vrow_sep>", "</vision>"
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+
+class ULVLMConfig(PreTrainedConfig):
+    """Configuration of `ULVLMForConditionalGeneration`; token ids follow the tokenizer."""
+
+    model_type = "prior_ulvlm"
+    sub_configs = {"text_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        patch_size: int = 32,
+        max_side: int = 1024,
+        vision_start_token_id: int = 0,
+        patch_token_id: int = 1,
+        row_end_token_id: int = 2,
+        vision_end_token_id: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.patch_size = patch_size
+        self.max_side = max_side
+        self.vision_start_token_id = vision_start_token_id
+        self.patch_token_id = patch_token_id
+        self.row_end_token_id = row_end_token_id
+        self.vision_end_token_id = vision_end_token_id
+        super().__init__(**kwargs)
+
+
+class ULVLMPreTrainedModel(PreTrainedModel):
+    config_class = ULVLMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["LlamaDecoderLayer"]
+
+
+class ULVLMModel(ULVLMPreTrainedModel):
+    """The causal transformer with its patch embedding."""
+
+    def __init__(self, config: ULVLMConfig) -> None:
+        super().__init__(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.text_config.hidden_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            is_patch = input_ids == self.config.patch_token_id
+            if int(is_patch.sum()) != len(pixel_values):
+                raise ValueError(f"{int(is_patch.sum())} patch tokens, but {len(pixel_values)} patches were given")
+            embedded = self.patch_embedding(pixel_values.to(inputs_embeds.dtype))
+            # The embedding of <vpatch> plus W·patch, as in SOLO.
+            inputs_embeds = inputs_embeds.index_put((is_patch,), embedded, accumulate=True)
+        return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
+
+
+class ULVLMForConditionalGeneration(ULVLMPreTrainedModel, GenerationMixin):
+    """A causal LM over text and patches. ``pixel_values`` has shape (patches of all pictures, 3·patch_size²)."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: ULVLMConfig) -> None:
+        super().__init__(config)
+        self.model = ULVLMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, **kwargs)
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+AutoConfig.register(ULVLMConfig.model_type, ULVLMConfig)
+AutoModelForImageTextToText.register(ULVLMConfig, ULVLMForConditionalGeneration)
+
+
+def patched_size(width: int, height: int, patch_size: int, max_side: int) -> tuple[int, int]:
+    """The size a picture is scaled to: long side min(⌈L/p⌉·p, max_side), short side in proportion, rounded up.
+
+    At least one patch in each direction, where SOLO's formula can give none for extreme aspect ratios.
+    """
+    long, short = max(width, height), min(width, height)
+    scaled_long = min(math.ceil(long / patch_size) * patch_size, max_side)
+    scaled_short = max(math.ceil(short * scaled_long / long / patch_size) * patch_size, patch_size)
+    return (scaled_long, scaled_short) if width >= height else (scaled_short, scaled_long)
+
+
+def patches(image: Image, patch_size: int, max_side: int) -> tuple[np.ndarray, int, int]:
+    """Cut a picture into normalised patches, row by row.
+
+    Returns
+    -------
+    (patches, rows, columns)
+        float32 array of shape (rows·columns, 3·patch_size²), each patch flattened (channel, height, width).
+    """
+    size = patched_size(*image.size, patch_size, max_side)
+    if image.size != size:
+        image = image.resize(size)
+    pixels = (np.asarray(image.convert("RGB"), dtype=np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    rows, columns = size[1] // patch_size, size[0] // patch_size
+    grid = pixels.reshape(rows, patch_size, columns, patch_size, 3).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(grid).reshape(rows * columns, -1), rows, columns
+
+
+@dataclass
+class ULVLM:
+    """The U-LVLM with its way of reading pictures."""
+
+    model: ULVLMForConditionalGeneration
+
+    @classmethod
+    def build(cls, settings: config.ULVLM, tokenizer: PreTrainedTokenizerFast, llm: Path) -> ULVLM:
+        """Give an LLM a freshly initialised patch embedding."""
+        language = AutoModelForCausalLM.from_pretrained(llm)
+        if len(tokenizer) > language.get_input_embeddings().num_embeddings:
+            language.resize_token_embeddings(len(tokenizer))
+        start, patch, row_end, end = tokenizer.convert_tokens_to_ids([VISION_START, PATCH, ROW_END, VISION_END])
+        model = ULVLMForConditionalGeneration(
+            ULVLMConfig(
+                text_config=language.config,
+                patch_size=settings.patch_size,
+                max_side=settings.max_side,
+                vision_start_token_id=start,
+                patch_token_id=patch,
+                row_end_token_id=row_end,
+                vision_end_token_id=end,
+                tie_word_embeddings=language.config.tie_word_embeddings,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+        model.model.language_model.load_state_dict(language.model.state_dict())
+        model.lm_head.load_state_dict(language.lm_head.state_dict())
+        model.tie_weights()
+        parts = {"projector": model.model.patch_embedding, "llm": model.model.language_model}
+        freeze(model, parts, settings.trainable)
+        if "llm" in settings.trainable:
+            model.lm_head.requires_grad_(True)
+        return cls(model)
+
+    @classmethod
+    def load(cls, folder: Path) -> ULVLM:
+        return cls(ULVLMForConditionalGeneration.from_pretrained(folder))
+
+    def read(self, images: list[Image]) -> list[Picture]:
+        """``<vision>``, rows of ``<vpatch>`` joined by ``<vrow_sep>``, ``</vision>``; features (patches, 3·patch²)."""
+        settings = self.model.config
+        pictures = []
+        for image in images:
+            features, rows, columns = patches(image, settings.patch_size, settings.max_side)
+            row = [settings.patch_token_id] * columns
+            body = row + ([settings.row_end_token_id] + row) * (rows - 1)
+            ids = [settings.vision_start_token_id, *body, settings.vision_end_token_id]
+            pictures.append(Picture(ids, torch.from_numpy(features)))
+        return pictures
+
+    def prefix_length(self, size: tuple[int, int]) -> int:
+        width, height = patched_size(*size, self.model.config.patch_size, self.model.config.max_side)
+        columns, rows = width // self.model.config.patch_size, height // self.model.config.patch_size
+        return rows * columns + rows + 1
+
+    def collate(self, pictures: list[Picture]) -> torch.Tensor:
+        return torch.cat([picture.features for picture in pictures])
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)

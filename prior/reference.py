@@ -1,0 +1,137 @@
+"""The text-only reference LLM: the base LLM trained on the captions without their pictures.
+
+With ``cross_fit: k`` there are k of them, each trained on the other folds, so that no caption is scored by a reference
+that has seen it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prior import config
+from prior.files import whole, write_json
+from prior.models.attention import pack, unpack
+from prior.packing import Documents, Packer, repeat_order
+from prior.scores import token_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def folds(count: int, k: int, seed: int) -> np.ndarray:
+    """The fold of each caption: shape (count,), values 0 … k−1, sizes equal within one; all zero without folds."""
+    if k == 0:
+        return np.zeros(count, dtype=np.int64)
+    return np.random.default_rng([seed, 19]).permutation(count) % k
+
+
+def train_reference(
+    llm: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Documents,
+    val: Documents,
+    settings: config.Reference,
+    out: Path,
+    state_dir: Path,
+    log_file: Path | None = None,
+    extra: Documents | None = None,
+) -> dict[str, Any]:
+    """Train the reference LLM, or one for each fold, and report how well it knows captions that it has (not) seen.
+
+    `out` becomes a Hugging Face folder, or holds ``fold0``, ``fold1``, … with cross-fitting; ``quality.json`` in it has
+    perplexity and mean p_r on the captions trained on and on held-out ones. `extra` are captions without pictures.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from prior.training import train as run
+
+    fold = folds(len(train), settings.cross_fit, settings.seed)
+    quality: dict[str, Any] = {}
+    with whole(out) as folder:
+        for k in range(max(settings.cross_fit, 1)):
+            seen = np.flatnonzero(fold != k) if settings.cross_fit else np.arange(len(train))
+            documents = train if extra is None else concatenate(train, extra)
+            first = np.concatenate([seen, np.arange(len(train), len(documents))])
+            first = np.random.default_rng([settings.seed, 23]).permutation(first)
+            model = AutoModelForCausalLM.from_pretrained(llm)
+            order = repeat_order(first, settings.training.epochs, settings.seed)
+            packer = Packer(documents, tokenizer.bos_token_id)
+            state = state_dir / f"fold{k}"
+            run(model, packer, order, settings.training, seed=settings.seed, log_file=log_file, state_dir=state)
+            pack(model)
+            model.eval()
+            name = f"fold{k}" if settings.cross_fit else "all"
+            unseen = np.flatnonzero(fold == k) if settings.cross_fit else None
+            quality[name] = evaluate(model, tokenizer, train, val, seen, unseen)
+            unpack(model)
+            model.save_pretrained(folder / name if settings.cross_fit else folder)
+        write_json(folder / "quality.json", quality)
+    return quality
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Documents,
+    val: Documents,
+    seen: np.ndarray,
+    unseen: np.ndarray | None,
+) -> dict[str, dict[str, float]]:
+    """Perplexity and mean p_r on captions that the reference was trained on and on others, side by side."""
+    logprob = token_logprobs(model, Packer(train, tokenizer.bos_token_id))
+    owner = np.repeat(np.arange(len(train)), train.targets.lengths)
+    parts = {"trained_on": logprob[np.isin(owner, seen)]}
+    if unseen is not None:
+        parts["left_out_fold"] = logprob[np.isin(owner, unseen)]
+    parts["held_out"] = token_logprobs(model, Packer(val, tokenizer.bos_token_id))
+    return {
+        name: {
+            "perplexity": math.exp(-float(values.mean(dtype=np.float64))),
+            "mean_p_r": float(np.exp(values).mean(dtype=np.float64)),
+            "tokens": int(len(values)),
+        }
+        for name, values in parts.items()
+    }
+
+
+def score(
+    reference: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    train: Documents,
+    settings: config.Reference,
+    progress: Any = None,
+) -> np.ndarray:
+    """log p_r of every target token of the training captions, each by a reference that the setting allows."""
+    from transformers import AutoModelForCausalLM
+
+    fold = folds(len(train), settings.cross_fit, settings.seed)
+    result = np.empty(len(train.targets.values), dtype=np.float32)
+    owner = np.repeat(np.arange(len(train)), train.targets.lengths)
+    for k in range(max(settings.cross_fit, 1)):
+        folder = reference / f"fold{k}" if settings.cross_fit else reference
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        pack(model)
+        part = select(train, np.flatnonzero(fold == k))
+        result[fold[owner] == k] = token_logprobs(model, Packer(part, tokenizer.bos_token_id), progress=progress)
+    return result
+
+
+def concatenate(first: Documents, second: Documents) -> Documents:
+    """Both sets of text documents, one after the other."""
+    from prior.packing import Ragged
+
+    offsets = np.concatenate([first.targets.offsets, first.targets.offsets[-1] + second.targets.offsets[1:]])
+    values = np.concatenate([first.targets.values, second.targets.values])
+    return Documents([*first.ids, *second.ids], Ragged(values, offsets))
+
+
+def select(documents: Documents, indices: np.ndarray) -> Documents:
+    """Some of the documents, without pictures, in the given order."""
+    from prior.packing import Ragged
+
+    chosen = [documents.targets[index] for index in indices]
+    return Documents([documents.ids[index] for index in indices], Ragged.of(chosen, np.int32))

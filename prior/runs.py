@@ -1,0 +1,242 @@
+"""One run: an LVLM is built, pre-trained under an objective, perhaps tuned, and leaves a checkpoint that explains itself.
+
+A run's folder holds ``final/`` (Hugging Face), ``run.yaml`` (everything that went in), ``log.jsonl`` (every step),
+``heldout.csv`` (loss on held-out captions over the steps) and ``token_logprobs.arrow``.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+
+from prior import config, models
+from prior.files import whole, write_text
+from prior.models.attention import unpack
+from prior.packing import Documents, Packer, nested_subset, repeat_order
+from prior.scores import token_logprobs
+from prior.training import train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "safetensors", "numpy", "prior-vlm")
+
+
+def pretrain(
+    arch: str,
+    objective: config.Objective,
+    scale: str,
+    seed: int,
+    preset: config.Preset,
+    tokenizer: PreTrainedTokenizerFast,
+    llm: Path,
+    vision: Path | None,
+    documents: Documents,
+    heldout: Documents,
+    out: Path,
+    state_dir: Path,
+    fingerprints: dict[str, str],
+) -> None:
+    """Pre-train one LVLM on one epoch of a nested subset of the captions."""
+    settings = getattr(preset.architectures, arch)
+    architecture = models.build(arch, settings, tokenizer, llm, vision, seed)
+    tokens = config.parse_tokens(scale)
+    subset = nested_subset(documents.targets.lengths, tokens, seed)
+    order = repeat_order(subset, preset.pretrain.epochs, seed)
+    packer = Packer(documents, tokenizer.bos_token_id, architecture)
+    curve = Heldout(architecture, heldout, tokenizer.bos_token_id)
+
+    def points(steps: int) -> tuple[set[int], Any]:
+        count = preset.evaluation.trajectory_points
+        return {round(steps * k / count) for k in range(1, count)} if count else set(), curve.measure
+
+    with whole(out) as folder:
+        folder.mkdir(parents=True)
+        steps = train(
+            architecture.model,
+            packer,
+            order,
+            preset.pretrain,
+            seed=seed,
+            log_file=_log(state_dir),
+            state_dir=state_dir,
+            objective=objective,
+            at_steps=points,
+        )
+        curve.measure(steps)
+        curve.write(folder)
+        _finish(folder, state_dir, architecture, tokenizer)
+        _describe(
+            folder / "run.yaml",
+            run={"arch": arch, "scale": scale, "seed": seed, "stage": "pretrain", "steps": steps},
+            settings={"objective": objective, "architecture": settings, "training": preset.pretrain},
+            tokens={"captions": len(subset), "caption_tokens": int(documents.targets.lengths[subset].sum())},
+            model=architecture.model,
+            fingerprints=fingerprints,
+        )
+
+
+def tune(
+    arch: str,
+    checkpoint: Path,
+    settings: config.Tune,
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Documents,
+    out: Path,
+    state_dir: Path,
+    fingerprints: dict[str, str],
+) -> None:
+    """Teach a pre-trained LVLM to answer: the same questions in the same order for every run."""
+    architecture = models.load(arch, checkpoint)
+    order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
+    order = repeat_order(order, settings.training.epochs, settings.seed)
+    packer = Packer(documents, tokenizer.bos_token_id, architecture)
+    for name, parameter in architecture.model.named_parameters():
+        parameter.requires_grad_("vision_tower" not in name)
+    with whole(out) as folder:
+        folder.mkdir(parents=True)
+        steps = train(
+            architecture.model,
+            packer,
+            order,
+            settings.training,
+            seed=settings.seed,
+            log_file=_log(state_dir),
+            state_dir=state_dir,
+        )
+        _finish(folder, state_dir, architecture, tokenizer)
+        _describe(
+            folder / "run.yaml",
+            run={"arch": arch, "stage": "tuned", "steps": steps},
+            settings={"tune": settings},
+            tokens={"questions": len(documents), "answer_tokens": int(documents.targets.lengths.sum())},
+            model=architecture.model,
+            fingerprints=fingerprints,
+        )
+
+
+class Heldout:
+    """Loss on held-out captions, with and without their pictures, at any step of a training."""
+
+    def __init__(self, architecture: models.Architecture, documents: Documents, bos_token_id: int) -> None:
+        self.architecture = architecture
+        self.documents = documents
+        self.packers = {
+            "with": Packer(documents, bos_token_id, architecture),
+            "without": Packer(documents.without_pictures(), bos_token_id),
+        }
+        self.logprobs: dict[str, np.ndarray] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def measure(self, step: int) -> None:
+        """Add the rows of this step; the log-probabilities of the last call are what `write` stores."""
+        self.architecture.model.eval()
+        relevant = self.documents.relevant
+        for picture, packer in self.packers.items():
+            logprob = token_logprobs(self.architecture.model, packer)
+            self.logprobs[picture] = logprob
+            parts = {"loss": np.ones(len(logprob), dtype=bool)}
+            if relevant is not None and not np.isnan(relevant).all():
+                parts |= {"loss_relevant": relevant == 1, "loss_other": relevant == 0}
+            for metric, mask in parts.items():
+                value = -float(logprob[mask].mean(dtype=np.float64)) if mask.any() else float("nan")
+                self.rows.append(
+                    {"step": step, "picture": picture, "metric": metric, "value": value, "n_items": int(mask.sum())}
+                )
+
+    def write(self, folder: Path) -> None:
+        """``heldout.csv`` with every measured step and ``token_logprobs.arrow`` with the last."""
+        with (folder / "heldout.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        targets = self.documents.targets
+        offsets = pa.array(targets.offsets.astype(np.int32))
+        columns = {
+            "input_ids": pa.array(targets.values, pa.int32()),
+            "logprob": pa.array(self.logprobs["with"]),
+            "logprob_without_picture": pa.array(self.logprobs["without"]),
+        }
+        if self.documents.relevant is not None:
+            columns["relevant"] = pa.array(self.documents.relevant)
+        lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
+        table = pa.table({"id": pa.array(self.documents.ids), **lists})
+        with pa.OSFile(str(folder / "token_logprobs.arrow"), "wb") as sink:
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+
+
+def _log(state_dir: Path) -> Path:
+    """The log grows beside the private checkpoints, so that an interrupted run goes on writing it."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    if not any(state_dir.glob("checkpoint-*")):
+        (state_dir / "log.jsonl").unlink(missing_ok=True)
+    return state_dir / "log.jsonl"
+
+
+def _finish(
+    folder: Path, state_dir: Path, architecture: models.Architecture, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Export the trained model; the private checkpoints have served once the run is whole."""
+    unpack(architecture.model)
+    architecture.save(folder / "final")
+    tokenizer.save_pretrained(folder / "final")
+    (state_dir / "log.jsonl").replace(folder / "log.jsonl")
+
+
+def _describe(
+    path: Path,
+    *,
+    run: dict[str, Any],
+    settings: dict[str, Any],
+    tokens: dict[str, int],
+    model: torch.nn.Module,
+    fingerprints: dict[str, str],
+) -> None:
+    """Everything that a reader needs to make the same run again."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    description = {
+        **run,
+        "settings": {name: value.model_dump(mode="json") for name, value in settings.items()},
+        "tokens": tokens,
+        "parameters": {"all": count, "trainable": trainable},
+        "inputs": fingerprints,
+        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+    }
+    write_text(path, yaml.safe_dump(description, sort_keys=False))
+
+
+def commit() -> str:
+    """The git commit of the code, marked where the working tree differs from it; 'unknown' outside of a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+

@@ -1,0 +1,113 @@
+"""The generated benchmarks: their structure is what VLMEvalKit scores, their content what the pictures show."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+
+import pytest
+
+from eval.benchmarks import GENERATORS, mmbench, write_tsv
+from eval.results import PERCEPTION, REASONING
+from eval.tsv import validate
+from prior.corpus import scenes
+
+ITEMS = 84
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {name: generate(ITEMS, 1, 0, 24) for name, generate in GENERATORS.items()}
+
+
+def pictured(row):
+    """The index of a row's picture."""
+    name = row.get("source") or row["image_path"].rpartition("/")[2].removesuffix(".png")
+    return int(name.removeprefix("val-"))
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_benchmark_is_valid_deterministic_and_shows_corpus_pictures(made, name, tmp_path):
+    rows = made[name]
+    assert rows == GENERATORS[name](ITEMS, 1, 0, 24)
+    assert rows != GENERATORS[name](ITEMS, 2, 0, 24)
+    assert len(rows) == ITEMS * (4 if name == "MMBench" else 1)
+    write_tsv(rows, tmp_path / f"{name}.tsv")
+    assert len(validate(tmp_path / f"{name}.tsv")) == len(rows)
+    for row in rows[:: len(rows) // 20]:
+        assert base64.b64decode(row["image"]) == scenes.pair("val", pictured(row), 0, 24)["image"]
+
+
+def test_mme_asks_one_yes_and_one_no_of_each_picture(made):
+    pairs = {}
+    for row in made["MME"]:
+        pairs.setdefault((row["category"], row["image_path"]), []).append(row["answer"])
+    assert all(sorted(answers) == ["No", "Yes"] for answers in pairs.values())
+    categories = {category for category, _ in pairs}
+    assert categories <= PERCEPTION | REASONING
+    assert len(categories & PERCEPTION) == 5 and len(categories & REASONING) == 2
+    first = [answers[0] for answers in pairs.values()]
+    assert 10 < first.count("Yes") < 32
+
+
+def test_pope_asks_about_objects_of_the_right_sort(made):
+    seen = Counter()
+    for row in made["POPE"]:
+        shown = scenes.scene("val", pictured(row), 0)
+        colour, shape = row["question"].split()[3:5]
+        present = {(thing.colour, thing.shape) for thing in shown.things}
+        assert ((colour, shape) in present) == (row["answer"] == "Yes")
+        seen[row["category"], row["answer"]] += 1
+        if row["answer"] == "No" and row["category"] == "popular":
+            assert (colour, shape) in scenes.POPULAR
+        if row["answer"] == "No" and row["category"] == "adversarial":
+            assert any(colour == c for c, _ in present) and any(shape == s for _, s in present)
+    assert set(seen.values()) == {ITEMS // 6} and len(seen) == 6
+
+
+@pytest.mark.parametrize("name", ["MME", "POPE"])
+def test_held_out_combinations_are_asked_about_as_often_when_absent(made, name):
+    """Otherwise a model that denies whatever it never saw, or believes in it, would beat chance without a picture."""
+    counts = Counter()
+    for row in made[name]:
+        words = tuple(row["question"].removesuffix(" Please answer yes or no.").strip("?").split())
+        if words[:2] == ("Is", "there") and words[-1] == "picture" and len(words) == 8:
+            counts[row["answer"], words[3:5] in scenes.HELD_OUT] += 1
+    assert counts["Yes", True] == counts["No", True] > 0
+    assert counts["Yes", False] == counts["No", False] > 0
+
+
+def test_mmbench_rotations_ask_the_same(made):
+    rows = {row["index"]: row for row in made["MMBench"]}
+    for question in range(ITEMS):
+        group = [rows[question + step * mmbench.ROTATION] for step in range(4)]
+        assert len({row["image"] for row in group}) == len({row["question"] for row in group}) == 1
+        assert len({row[row["answer"]] for row in group}) == 1
+        assert len({frozenset(row[letter] for letter in "ABCD") for row in group}) == 1
+        assert {row["answer"] for row in group} == set("ABCD")
+        assert len({row["A"] for row in group}) == 4
+
+
+@pytest.mark.parametrize("name", ["MMBench", "MMStar", "SEEDBench"])
+def test_one_option_in_four_is_a_held_out_combination_where_options_differ_in_it(name):
+    """And it is right as often as any other: a model that never saw it gains nothing by avoiding it."""
+    hits, shown = 0, 0
+    for row in GENERATORS[name](700, 0, 0, 8)[:700]:
+        options = {letter: tuple(row[letter].split()) for letter in "ABCD"}
+        unseen = [letter for letter, option in options.items() if option in scenes.HELD_OUT]
+        if len(options["A"]) == 2 and options["A"][0] in scenes.COLOURS:
+            assert len(unseen) == 1
+            shown += 1
+            hits += unseen == [row["answer"]]
+    assert shown > 60 and abs(hits / shown - 0.25) < 0.15
+
+
+def test_categories_are_the_namesakes():
+    assert {row["category"] for row in GENERATORS["MMStar"](12, 0, 0, 8)} == {
+        "coarse perception",
+        "fine-grained perception",
+        "instance reasoning",
+        "logical reasoning",
+        "math",
+        "science & technology",
+    }

@@ -1,0 +1,11 @@
+rule benchmark_captionchoice:
+    input:
+        val=R / "corpus/val",
+    output:
+        R / "benchmarks/CaptionChoice.tsv",
+    log:
+        R / "logs/benchmarks/CaptionChoice.log",
+    params:
+        settings=digest(preset.benchmarks.get("CaptionChoice")),
+    shell:
+        "python -m eval benchmark CaptionChoice --preset {PRESET} --val {input.val} --out {output} > {log} 2>&1"

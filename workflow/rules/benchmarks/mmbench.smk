@@ -1,0 +1,9 @@
+rule benchmark_mmbench:
+    output:
+        R / "benchmarks/MMBench.tsv",
+    log:
+        R / "logs/benchmarks/MMBench.log",
+    params:
+        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MMBench")}),
+    shell:
+        "python -m eval benchmark MMBench --preset {PRESET} --out {output} > {log} 2>&1"

@@ -1,0 +1,9 @@
+rule benchmark_mme:
+    output:
+        R / "benchmarks/MME.tsv",
+    log:
+        R / "logs/benchmarks/MME.log",
+    params:
+        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MME")}),
+    shell:
+        "python -m eval benchmark MME --preset {PRESET} --out {output} > {log} 2>&1"

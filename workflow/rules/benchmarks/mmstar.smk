@@ -1,0 +1,9 @@
+rule benchmark_mmstar:
+    output:
+        R / "benchmarks/MMStar.tsv",
+    log:
+        R / "logs/benchmarks/MMStar.log",
+    params:
+        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MMStar")}),
+    shell:
+        "python -m eval benchmark MMStar --preset {PRESET} --out {output} > {log} 2>&1"

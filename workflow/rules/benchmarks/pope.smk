@@ -1,0 +1,9 @@
+rule benchmark_pope:
+    output:
+        R / "benchmarks/POPE.tsv",
+    log:
+        R / "logs/benchmarks/POPE.log",
+    params:
+        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("POPE")}),
+    shell:
+        "python -m eval benchmark POPE --preset {PRESET} --out {output} > {log} 2>&1"

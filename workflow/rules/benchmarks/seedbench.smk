@@ -1,0 +1,9 @@
+rule benchmark_seedbench:
+    output:
+        R / "benchmarks/SEEDBench.tsv",
+    log:
+        R / "logs/benchmarks/SEEDBench.log",
+    params:
+        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("SEEDBench")}),
+    shell:
+        "python -m eval benchmark SEEDBench --preset {PRESET} --out {output} > {log} 2>&1"

@@ -1,0 +1,37 @@
+import os
+import sys
+from pathlib import Path
+
+from prior.config import digest, load_preset
+from prior.errors import UserError
+from prior.weighting import REGISTRY, check_objective
+
+try:
+    PRESET = config.get("preset", "scenes")
+    preset = load_preset(PRESET)
+    for _name, _entry in preset.objectives.items():
+        check_objective(_name, _entry.kind, _entry.parameters())
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+R = Path("results") / preset.name
+RUNS = preset.runs()
+BENCHMARKS = list(preset.benchmarks)
+VLMEVALKIT = config.get("vlmevalkit_python", ".venv-vlmevalkit/bin/python")
+
+# Jobs find this environment's programs also where it was not activated. A job's number of threads is part of its
+# result: it is fixed by the preset, whatever the machine offers.
+shell.prefix(f"set -euo pipefail; export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false; ")
+
+
+wildcard_constraints:
+    arch="[a-z]+",
+    objective="[^/]+",
+    scale="[^/]+",
+    seed="[0-9]+",
+
+
+def scratch(backbone):
+    """Settings of a backbone that is trained here, or None where it is fetched."""
+    return getattr(backbone, "scratch", None)

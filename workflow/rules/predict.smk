@@ -1,0 +1,42 @@
+CHECKPOINT = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}/final"
+PICTURES = ["", ".no_picture"] if preset.evaluation.no_picture else [""]
+
+
+rule predict:
+    input:
+        run=R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}",
+        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+    output:
+        expand(
+            R / "predictions" / CHECKPOINT / "{benchmark}{picture}.tsv",
+            benchmark=BENCHMARKS,
+            picture=PICTURES,
+            allow_missing=True,
+        ),
+    log:
+        R / "logs/predict/{arch}/{objective}/{scale}/seed{seed}.log",
+    params:
+        settings=digest(
+            {
+                "answers": {name: entry.answer for name, entry in preset.benchmarks.items()},
+                "evaluation": preset.evaluation.model_dump(exclude={"loss_captions", "trajectory_points"}),
+            }
+        ),
+        out=lambda w: R / "predictions" / CHECKPOINT.format(**w),
+    threads: preset.evaluation.threads
+    shell:
+        "python -m eval predict --preset {PRESET} --arch {wildcards.arch} --checkpoint {input.run}/final "
+        "--benchmarks {R}/benchmarks --out {params.out} > {log} 2>&1"
+
+
+rule degenerate:
+    input:
+        expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+    output:
+        directory(R / "predictions/baseline"),
+    log:
+        R / "logs/predict/baseline.log",
+    params:
+        settings=digest({"benchmarks": BENCHMARKS, "seeds": preset.seeds}),
+    shell:
+        "python -m eval degenerate --preset {PRESET} --benchmarks {R}/benchmarks --out {output} > {log} 2>&1"
