@@ -171,7 +171,7 @@ def render(scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uint
 
 
 def _diameter(size: str, picture: int) -> int:
-    return max(3, round(picture / 3 * (0.88 if size == "large" else 0.56)))
+    return max(3, round(picture / 3 * (0.88 if size == "large" else 0.64)))
 
 
 @cache
@@ -183,13 +183,17 @@ def _stamp(shape: str, colour: str, texture: str, side: int) -> tuple[NDArray[np
     inside = _inside(shape, x, y).astype(np.float32)
     mask = inside.reshape(side, fine, side, fine).mean((1, 3))[..., None]
     row, column = np.mgrid[:side, :side]
-    period = max(2, round(side / 4.5))
-    dot = max(1, (period + 1) // 2)
+    stripe, dot = max(2, round(side / 4.5)), max(1, round(side / 6))
+    middle = (side - dot) // 2
     painted = {
         "plain": np.zeros((side, side), bool),
-        "striped": (row + side // 2) % (2 * period) < period,
-        "dotted": ((row + 1) % (period + 1) < dot) & ((column + 1) % (period + 1) < dot),
+        "striped": (row + side // 2) % (2 * stripe) < stripe,
+        "dotted": ((row - middle) % (2 * dot) < dot) & ((column - middle) % (2 * dot) < dot),
     }[texture]
+    if texture == "dotted":
+        # A closed outline: on a light background, dots at the rim would change the shape.
+        solid = np.pad(mask[..., 0] > 0.5, 1)
+        painted &= solid[2:, 1:-1] & solid[:-2, 1:-1] & solid[1:-1, 2:] & solid[1:-1, :-2]
     # Stripes are darker and dots lighter than the colour, so that neither changes which colour it is.
     base = np.asarray(COLOURS[colour], np.float32)
     other = base * 0.45 if texture == "striped" else base * 0.2 + 255 * 0.8

@@ -44,7 +44,7 @@ def the(scene, words):
 
 
 def answer_of(scene, text):
-    """The right answer to a question, worked out from its words: a bool for yes/no, a set of right options otherwise."""
+    """The right answer, worked out from the words: a bool for yes/no, otherwise the set of options that are right."""
     text = text.removesuffix(" Please answer yes or no.")
     rules = {
         r"Is there an? (.+) in the picture\?": lambda a: bool(things_called(scene, a)),
@@ -157,7 +157,7 @@ def test_every_shape_size_and_texture_looks_different_at_16_pixels_a_cell():
     }
     for (first, one), (second, other) in itertools.combinations(plain.items(), 2):
         changed = (abs(one - other).max(2) > 60).sum()
-        assert changed >= 12, f"{first} and {second} differ in {changed} pixels"
+        assert changed >= (4 if first[:2] == second[:2] else 16), f"{first} and {second} differ in {changed} pixels"
 
 
 def test_a_pair_holds_a_png_of_the_asked_size():
