@@ -1,11 +1,13 @@
 """PRIOR, rebuilt: a preset goes in, every table and figure comes out."""
 
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/backbones.smk"
 include: "workflow/rules/reference.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/tune.smk"
+
 
 for path in sorted(Path(workflow.basedir, "workflow/rules/benchmarks").glob("*.smk")):
 

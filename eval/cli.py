@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
+import yaml
 
 from prior.cli import Folder, PresetName, _load, _threads, _tokenizer
 from prior.errors import UserError
@@ -99,3 +102,81 @@ def collect(preset: PresetName, results: Folder, metrics: Folder, items: Folder)
         table.to_csv(temporary, index=False, lineterminator="\n")
     with whole(items) as temporary:
         answers.to_parquet(temporary, index=False)
+
+
+Table = Annotated[Path, typer.Option()]
+
+
+@app.command()
+def fit(preset: PresetName, metrics: Table, out: Table) -> None:
+    """Fit power laws of loss and benchmark error against caption tokens."""
+    from eval.results import read_metrics
+    from eval.scaling import write_fits
+
+    write_fits(read_metrics(metrics), _load(preset).statistics, out)
+
+
+@app.command()
+def words(scores: Table, train: Table, tokenizer: Table, out: Table) -> None:
+    """Gather the scored tokens of the training captions into words."""
+    from eval.words import word_scores
+    from prior.corpus.store import read_corpus
+
+    table = word_scores(read_corpus(train), _tokenizer(tokenizer), scores)
+    with whole(out) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+@app.command()
+def tables(preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table) -> None:  # fmt: skip
+    """Write every table as CSV and Markdown."""
+    from eval.results import read_items, read_metrics, read_paper
+    from eval.tables import write_tables
+
+    laws = json.loads(fits.read_text(encoding="utf-8"))
+    settings = _load(preset).statistics
+    write_tables(
+        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(words)
+    )
+
+
+@app.command()
+def figures(preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table) -> None:  # fmt: skip
+    """Draw every figure as PDF and PNG."""
+    from eval.figures import write_figures
+    from eval.results import read_items, read_metrics, read_paper
+
+    laws = json.loads(fits.read_text(encoding="utf-8"))
+    settings = _load(preset).statistics
+    write_figures(
+        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(words)
+    )
+
+
+@app.command()
+def report(preset: PresetName, results: Table, paper: Table, out: Table) -> None:
+    """Write the page that shows what was run and what came of it."""
+    from eval.report import About, write_report
+    from eval.results import read_items, read_metrics, read_paper
+
+    settings = _load(preset)
+    described = sorted((results / "runs").glob("*/*/*/seed*/*/run.yaml"))
+    first = yaml.safe_load(described[0].read_text(encoding="utf-8"))
+    about = About(
+        preset=settings.name,
+        settings=settings.model_dump(mode="json"),
+        versions=first["versions"],
+        commit=first["commit"],
+        provenance=tuple(str(path.relative_to(results)) for path in described),
+    )
+    write_report(
+        read_metrics(results / "metrics.csv"),
+        read_items(results / "items.parquet"),
+        json.loads((results / "fits.json").read_text(encoding="utf-8")),
+        settings.statistics,
+        read_paper(paper),
+        results / "figures",
+        out,
+        about,
+        pd.read_parquet(results / "words.parquet"),
+    )

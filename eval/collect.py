@@ -22,10 +22,10 @@ def collect(results: Path, preset: Preset) -> tuple[pd.DataFrame, pd.DataFrame]:
     metrics = [_heldout(results, run) for run in preset.runs()]
     items = []
     if preset.benchmarks:
-        cells = sorted({run.rsplit("/", 1)[0] for run in preset.runs()})
-        for cell in ["baseline", *cells]:
-            metrics.append(pd.read_csv(results / "measures" / f"{cell}.csv"))
-            items.append(pd.read_parquet(results / "measures" / f"{cell}.parquet"))
+        arms = sorted({run.rsplit("/", 2)[0] for run in preset.runs()})
+        for arm in ["baseline", *arms]:
+            metrics.append(pd.read_csv(results / "measures" / f"{arm}.csv"))
+            items.append(pd.read_parquet(results / "measures" / f"{arm}.parquet"))
     empty = pd.DataFrame(columns=ITEM_COLUMNS)
     return (
         _sorted(pd.concat(metrics, ignore_index=True), METRIC_COLUMNS),

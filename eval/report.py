@@ -127,9 +127,10 @@ def write_report(
     figures: str | Path,
     path: str | Path,
     about: About,
+    words: pd.DataFrame | None = None,
 ) -> None:
     """Write ``report.html`` from the tables' numbers and the PNG files in the folder `figures`."""
-    tables = all_tables(metrics, items, fits, settings, paper)
+    tables = all_tables(metrics, items, fits, settings, paper, words)
     found = {key: Path(figures) / f"{key}.png" for key in CAPTIONS}
     images = {key: place.read_bytes() for key, place in found.items() if place.is_file()}
     said = findings({key: table for key, (table, _) in tables.items()}, fits)
@@ -149,9 +150,9 @@ def write_all(
     """Everything that people read, into `folder`: ``fits.json``, ``tables/``, ``figures/``, ``report.html``."""
     folder = Path(folder)
     fits = write_fits(metrics, settings, folder / "fits.json")
-    write_tables(metrics, items, fits, settings, paper, folder / "tables")
+    write_tables(metrics, items, fits, settings, paper, folder / "tables", words)
     write_figures(metrics, items, fits, settings, paper, folder / "figures", words)
-    write_report(metrics, items, fits, settings, paper, folder / "figures", folder / "report.html", about)
+    write_report(metrics, items, fits, settings, paper, folder / "figures", folder / "report.html", about, words)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

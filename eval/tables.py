@@ -31,6 +31,7 @@ from eval.statistics import (
     relative_improvement,
     testable,
 )
+from eval.words import extremes, show
 from prior.config import Statistics
 from prior.files import whole, write_text
 
@@ -179,7 +180,12 @@ def fits_table(fits: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def all_tables(
-    metrics: pd.DataFrame, items: pd.DataFrame, fits: list[dict[str, Any]], settings: Statistics, paper: Paper
+    metrics: pd.DataFrame,
+    items: pd.DataFrame,
+    fits: list[dict[str, Any]],
+    settings: Statistics,
+    paper: Paper,
+    words: pd.DataFrame | None = None,
 ) -> dict[str, tuple[pd.DataFrame, list[display.Display]]]:
     """Every table by name: its tidy numbers and how to show them. Tables without rows are left out."""
     tables = {
@@ -188,6 +194,8 @@ def all_tables(
         "accuracy": (accuracy := accuracy_table(items, settings), display.accuracy(accuracy)),
         "fits": (laws := fits_table(fits), display.fits(laws)),
     }
+    if words is not None:
+        tables["words"] = (ranked := extremes(words), show(ranked))
     return {name: table for name, table in tables.items() if len(table[0])}
 
 
@@ -198,10 +206,11 @@ def write_tables(
     settings: Statistics,
     paper: Paper,
     folder: str | Path,
+    words: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write ``<name>.csv`` and ``<name>.md`` of every table into `folder`; return the paths."""
     paths = []
-    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper).items():
+    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper, words).items():
         path = Path(folder) / f"{name}.csv"
         with whole(path) as temporary:
             # Ten digits: beyond the last place where machines agree there is nothing to read.

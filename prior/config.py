@@ -150,9 +150,17 @@ class Tokenizer(Settings):
 class LLM(Settings):
     scratch: ScratchLLM = ScratchLLM()
 
+    @property
+    def threads(self) -> int:
+        return self.scratch.training.threads
+
 
 class Vision(Settings):
     scratch: ScratchVision = ScratchVision()
+
+    @property
+    def threads(self) -> int:
+        return self.scratch.threads
 
 
 class Backbones(Settings):

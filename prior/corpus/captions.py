@@ -69,7 +69,7 @@ def _plural(shape: str) -> str:
 
 
 def _thing(thing: Thing, rng: Generator) -> list[Piece]:
-    adjectives = [thing.size] if rng.random() < 0.7 else []
+    adjectives = [thing.size] if rng.random() < 0.8 else []
     adjectives += [thing.texture] if rng.random() < (0.3 if thing.texture == "plain" else 0.9) else []
     return _article(_words(" ".join([*adjectives, thing.colour, thing.shape]), "visual"))
 
@@ -79,8 +79,8 @@ def _place(thing: Thing, rng: Generator) -> list[Piece]:
 
 
 def _mentions(scene: Scene, rng: Generator, most: int = 3) -> list[Thing]:
-    """One to three things of a scene, the salient ones first in line."""
-    count = min(len(scene.things), most, pick(rng, (1, 2, 3, 3)))
+    """Up to three things of a scene, the salient ones first in line."""
+    count = min(len(scene.things), most, pick(rng, (2, 3, 3, 3)))
     key = {thing: rng.random() ** (1 / (SALIENCE[thing.colour] * SALIENCE[thing.shape])) for thing in scene.things}
     return sorted(scene.things, key=lambda thing: -key[thing])[:count]
 
@@ -93,7 +93,7 @@ def _phrase(thing: Thing, scene: Scene, rng: Generator, place: float) -> list[Pi
     return _thing(thing, rng) + (_place(thing, rng) if rng.random() < place else [])
 
 
-def _objects(scene: Scene, rng: Generator, most: int = 3, place: float = 0.8) -> list[Piece]:
+def _objects(scene: Scene, rng: Generator, most: int = 3, place: float = 0.9) -> list[Piece]:
     phrases = [_phrase(thing, scene, rng, place) for thing in _mentions(scene, rng, most)]
     unique = [phrase for at, phrase in enumerate(phrases) if phrase not in phrases[:at]]
     pieces: list[Piece] = []
@@ -104,7 +104,7 @@ def _objects(scene: Scene, rng: Generator, most: int = 3, place: float = 0.8) ->
     return pieces
 
 
-def _background(scene: Scene, rng: Generator, chance: float = 0.75) -> list[Piece]:
+def _background(scene: Scene, rng: Generator, chance: float = 0.85) -> list[Piece]:
     if rng.random() >= chance:
         return []
     colour: Piece = (scene.background, "visual")

@@ -41,7 +41,8 @@ CHANGES = (("added", 1), ("taken away", -1))
 class Goal:
     """What is settled before the scene is chosen.
 
-    `truth` is the answer to a yes/no question; `number`, 0 to 3, is the count of a shape that is asked for.
+    `truth` is the answer to a yes/no question; `number`, 0 to 3, is the count of a shape that is asked for, or
+    one less than the number of things in the scene where that is asked for.
     `held_out` says whether the right answer, or the combination asked about, is a held-out one; None where pictures
     hold none of these, so that no option may be one either.
     """
@@ -126,6 +127,8 @@ def _other(values: Iterable[Item], right: Item, truth: bool, rng: Generator) -> 
 
 
 def _how_many(scene: Scene, rng: Generator, goal: Goal) -> str | None:
+    if len(scene.things) != goal.number + 1:
+        return None
     number = _other(range(1, MAX_THINGS + 1), len(scene.things), goal.truth, rng)
     verb, noun = ("Is", "thing") if number == 1 else ("Are", "things")
     return f"{verb} there {NUMBERS[number]} {noun} in the picture?"
@@ -228,6 +231,8 @@ def _same_colour(scene: Scene, rng: Generator, goal: Goal) -> str | None:
 
 
 def _arithmetic(scene: Scene, rng: Generator, goal: Goal) -> str | None:
+    if len(scene.things) != goal.number + 1:
+        return None
     change, step = pick(rng, CHANGES)
     number = step + _other(range(1, MAX_THINGS + 1), len(scene.things), goal.truth, rng)
     verb, noun = ("is", "thing") if number == 1 else ("are", "things")
@@ -280,6 +285,8 @@ def _which_position(scene: Scene, rng: Generator, goal: Goal) -> Choice | None:
 
 
 def _which_total(scene: Scene, rng: Generator, goal: Goal) -> Choice | None:
+    if len(scene.things) != goal.number + 1:
+        return None
     answer = NUMBERS[len(scene.things)]
     return "How many things are in the picture?", answer, [word for word in NUMBERS[1:5] if word != answer]
 
@@ -336,6 +343,8 @@ def _which_attribute(scene: Scene, rng: Generator, goal: Goal) -> Choice | None:
 
 
 def _which_sum(scene: Scene, rng: Generator, goal: Goal) -> Choice | None:
+    if len(scene.things) != goal.number + 1:
+        return None
     change, step = pick(rng, CHANGES)
     answer = NUMBERS[len(scene.things) + step]
     wrong = [word for word in NUMBERS[1 + step : 5 + step] if word != answer]

@@ -7,9 +7,10 @@ rule tokenizer:
     log:
         R / "logs/backbones/tokenizer.log",
     params:
+        preset=PRESET,
         settings=digest(preset.tokenizer),
     shell:
-        "prior backbone tokenizer --preset {PRESET} --train {input.train} --text-only {input.text_only} "
+        "prior backbone tokenizer --preset {params.preset} --train {input.train} --text-only {input.text_only} "
         "--out {output} > {log} 2>&1"
 
 
@@ -21,12 +22,13 @@ rule llm:
         directory(R / "backbones/llm"),
     log:
         R / "logs/backbones/llm.log",
+    threads: getattr(preset.backbones.llm, "threads", 1)
     params:
+        preset=PRESET,
         settings=digest(preset.backbones.llm),
         state=R / ".state/llm",
-    threads: scratch(preset.backbones.llm).training.threads if scratch(preset.backbones.llm) else 1
     shell:
-        "prior backbone llm --preset {PRESET} --text-only {input.text_only} --tokenizer {input.tokenizer} "
+        "prior backbone llm --preset {params.preset} --text-only {input.text_only} --tokenizer {input.tokenizer} "
         "--out {output} --state {params.state} > {log} 2>&1"
 
 
@@ -38,10 +40,11 @@ rule vision:
         directory(R / "backbones/vision"),
     log:
         R / "logs/backbones/vision.log",
+    threads: getattr(preset.backbones.vision, "threads", 1)
     params:
+        preset=PRESET,
         settings=digest(preset.backbones.vision),
         state=R / ".state/vision",
-    threads: scratch(preset.backbones.vision).threads if scratch(preset.backbones.vision) else 1
     shell:
-        "prior backbone vision --preset {PRESET} --train {input.train} --tokenizer {input.tokenizer} "
+        "prior backbone vision --preset {params.preset} --train {input.train} --tokenizer {input.tokenizer} "
         "--out {output} --state {params.state} > {log} 2>&1"

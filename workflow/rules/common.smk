@@ -20,6 +20,11 @@ RUNS = preset.runs()
 BENCHMARKS = list(preset.benchmarks)
 VLMEVALKIT = config.get("vlmevalkit_python", ".venv-vlmevalkit/bin/python")
 
+
+# Only with `--sdm apptainer`: the system inside which `make` has made the environments.
+container: "docker://python:3.11-bookworm"
+
+
 # Jobs find this environment's programs also where it was not activated. A job's number of threads is part of its
 # result: it is fixed by the preset, whatever the machine offers.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false; ")
@@ -32,6 +37,25 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
-def scratch(backbone):
-    """Settings of a backbone that is trained here, or None where it is fetched."""
-    return getattr(backbone, "scratch", None)
+def pretrain_inputs(wildcards):
+    """A run waits for what its architecture and its objective read, and for nothing else."""
+    inputs = {
+        "train": R / "corpus/train",
+        "val": R / "corpus/val",
+        "tokenizer": R / "tokenizer",
+        "llm": R / "backbones/llm",
+    }
+    if wildcards.arch == "hlvlm":
+        inputs["vision"] = R / "backbones/vision"
+    if REGISTRY[preset.objectives[wildcards.objective].kind].needs_scores:
+        inputs["scores"] = R / "scores/base.arrow"
+    return inputs
+
+
+def checkpoints(arch, objective):
+    """Every checkpoint of an architecture under an objective, as the scorer's arguments."""
+    return [
+        f"{arch}/{objective}/{scale}/seed{seed}/{preset.final_stage}/final"
+        for scale in preset.scales
+        for seed in range(preset.seeds)
+    ]

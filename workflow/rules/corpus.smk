@@ -6,9 +6,10 @@ rule corpus:
     wildcard_constraints:
         split="train|val|text_only",
     params:
+        preset=PRESET,
         settings=digest(preset.corpus),
     shell:
-        "prior corpus --preset {PRESET} --split {wildcards.split} --out {output} > {log} 2>&1"
+        "prior corpus --preset {params.preset} --split {wildcards.split} --out {output} > {log} 2>&1"
 
 
 rule questions:
@@ -17,8 +18,13 @@ rule questions:
     log:
         R / "logs/corpus/questions.log",
     params:
+        preset=PRESET,
         settings=digest(
-            {"corpus": preset.corpus, "questions": preset.tune and preset.tune.questions, "seed": preset.tune and preset.tune.seed}
+            {
+                "corpus": preset.corpus,
+                "questions": preset.tune and preset.tune.questions,
+                "seed": preset.tune and preset.tune.seed,
+            }
         ),
     shell:
-        "prior questions --preset {PRESET} --out {output} > {log} 2>&1"
+        "prior questions --preset {params.preset} --out {output} > {log} 2>&1"

@@ -15,7 +15,10 @@ rule predict:
         ),
     log:
         R / "logs/predict/{arch}/{objective}/{scale}/seed{seed}.log",
+    threads: preset.evaluation.threads
     params:
+        preset=PRESET,
+        benchmarks=R / "benchmarks",
         settings=digest(
             {
                 "answers": {name: entry.answer for name, entry in preset.benchmarks.items()},
@@ -23,10 +26,9 @@ rule predict:
             }
         ),
         out=lambda w: R / "predictions" / CHECKPOINT.format(**w),
-    threads: preset.evaluation.threads
     shell:
-        "python -m eval predict --preset {PRESET} --arch {wildcards.arch} --checkpoint {input.run}/final "
-        "--benchmarks {R}/benchmarks --out {params.out} > {log} 2>&1"
+        "python -m eval predict --preset {params.preset} --arch {wildcards.arch} --checkpoint {input.run}/final "
+        "--benchmarks {params.benchmarks} --out {params.out} > {log} 2>&1"
 
 
 rule degenerate:
@@ -37,6 +39,8 @@ rule degenerate:
     log:
         R / "logs/predict/baseline.log",
     params:
+        preset=PRESET,
+        benchmarks=R / "benchmarks",
         settings=digest({"benchmarks": BENCHMARKS, "seeds": preset.seeds}),
     shell:
-        "python -m eval degenerate --preset {PRESET} --benchmarks {R}/benchmarks --out {output} > {log} 2>&1"
+        "python -m eval degenerate --preset {params.preset} --benchmarks {params.benchmarks} --out {output} > {log} 2>&1"

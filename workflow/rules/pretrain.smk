@@ -1,18 +1,3 @@
-def pretrain_inputs(wildcards):
-    """A run waits for what its architecture and its objective read, and for nothing else."""
-    inputs = {
-        "train": R / "corpus/train",
-        "val": R / "corpus/val",
-        "tokenizer": R / "tokenizer",
-        "llm": R / "backbones/llm",
-    }
-    if wildcards.arch == "hlvlm":
-        inputs["vision"] = R / "backbones/vision"
-    if REGISTRY[preset.objectives[wildcards.objective].kind].needs_scores:
-        inputs["scores"] = R / "scores/base.arrow"
-    return inputs
-
-
 rule pretrain:
     input:
         unpack(pretrain_inputs),
@@ -20,7 +5,9 @@ rule pretrain:
         directory(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain"),
     log:
         R / "logs/pretrain/{arch}/{objective}/{scale}/seed{seed}.log",
+    threads: preset.pretrain.threads
     params:
+        preset=PRESET,
         settings=lambda w: digest(
             {
                 "training": preset.pretrain,
@@ -34,9 +21,8 @@ rule pretrain:
         optional=lambda w, input: " ".join(
             f"--{name} {input[name]}" for name in ("vision", "scores") if name in input.keys()
         ),
-    threads: preset.pretrain.threads
     shell:
-        "prior pretrain --preset {PRESET} "
+        "prior pretrain --preset {params.preset} "
         "--run {wildcards.arch}/{wildcards.objective}/{wildcards.scale}/seed{wildcards.seed} "
         "--train {input.train} --val {input.val} --tokenizer {input.tokenizer} --llm {input.llm} {params.optional} "
         "--out {output} --state {params.state} > {log} 2>&1"

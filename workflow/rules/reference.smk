@@ -9,12 +9,13 @@ rule reference:
         directory(R / "reference/base"),
     log:
         R / "logs/reference/base.log",
+    threads: preset.reference.training.threads
     params:
+        preset=PRESET,
         settings=digest(preset.reference),
         state=R / ".state/reference",
-    threads: preset.reference.training.threads
     shell:
-        "prior reference --preset {PRESET} --train {input.train} --val {input.val} --text-only {input.text_only} "
+        "prior reference --preset {params.preset} --train {input.train} --val {input.val} --text-only {input.text_only} "
         "--tokenizer {input.tokenizer} --llm {input.llm} --out {output} --state {params.state} > {log} 2>&1"
 
 
@@ -27,9 +28,10 @@ rule scores:
         R / "scores/base.arrow",
     log:
         R / "logs/scores/base.log",
-    params:
-        settings=digest({"cross_fit": preset.reference.cross_fit, "seed": preset.reference.seed}),
     threads: preset.reference.training.threads
+    params:
+        preset=PRESET,
+        settings=digest({"cross_fit": preset.reference.cross_fit, "seed": preset.reference.seed}),
     shell:
-        "prior score --preset {PRESET} --train {input.train} --tokenizer {input.tokenizer} "
+        "prior score --preset {params.preset} --train {input.train} --tokenizer {input.tokenizer} "
         "--reference {input.reference} --out {output} > {log} 2>&1"

@@ -1,15 +1,10 @@
-CELLS = [
-    f"{arch}/{objective}/{scale}"
-    for arch in preset.architectures.names()
-    for objective in preset.objectives
-    for scale in preset.scales
-]
-MEASURES = ["baseline", *CELLS] if BENCHMARKS else []
+ARMS = [f"{arch}/{objective}" for arch in preset.architectures.names() for objective in preset.objectives]
+MEASURES = ["baseline", *ARMS] if BENCHMARKS else []
 
 
 rule metrics:
     input:
-        measures=expand(R / "measures/{cell}.{ending}", cell=MEASURES, ending=["csv", "parquet"]),
+        measures=expand(R / "measures/{arm}.{ending}", arm=MEASURES, ending=["csv", "parquet"]),
         runs=expand(R / "runs/{run}/pretrain", run=RUNS),
     output:
         metrics=R / "metrics.csv",
@@ -17,9 +12,11 @@ rule metrics:
     log:
         R / "logs/metrics.log",
     params:
-        settings=digest({"cells": MEASURES, "runs": RUNS}),
+        preset=PRESET,
+        results=R,
+        settings=digest({"arms": MEASURES, "runs": RUNS}),
     shell:
-        "python -m eval collect --preset {PRESET} --results {R} --metrics {output.metrics} --items {output.item_rows} "
+        "python -m eval collect --preset {params.preset} --results {params.results} --metrics {output.metrics} --items {output.item_rows} "
         "> {log} 2>&1"
 
 
@@ -31,9 +28,24 @@ rule fits:
     log:
         R / "logs/fits.log",
     params:
+        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval fit --preset {PRESET} --metrics {input} --out {output} > {log} 2>&1"
+        "python -m eval fit --preset {params.preset} --metrics {input} --out {output} > {log} 2>&1"
+
+
+rule words:
+    input:
+        scores=R / "scores/base.arrow",
+        train=R / "corpus/train",
+        tokenizer=R / "tokenizer",
+    output:
+        R / "words.parquet",
+    log:
+        R / "logs/words.log",
+    shell:
+        "python -m eval words --scores {input.scores} --train {input.train} --tokenizer {input.tokenizer} "
+        "--out {output} > {log} 2>&1"
 
 
 rule tables:
@@ -41,16 +53,18 @@ rule tables:
         metrics=R / "metrics.csv",
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
+        words=R / "words.parquet",
         paper="results/paper",
     output:
         directory(R / "tables"),
     log:
         R / "logs/tables.log",
     params:
+        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval tables --preset {PRESET} --metrics {input.metrics} --items {input.item_rows} --fits {input.fits} "
-        "--paper {input.paper} --out {output} > {log} 2>&1"
+        "python -m eval tables --preset {params.preset} --metrics {input.metrics} --items {input.item_rows} "
+        "--fits {input.fits} --words {input.words} --paper {input.paper} --out {output} > {log} 2>&1"
 
 
 rule plots:
@@ -58,20 +72,18 @@ rule plots:
         metrics=R / "metrics.csv",
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
-        scores=R / "scores/base.arrow",
-        train=R / "corpus/train",
-        tokenizer=R / "tokenizer",
+        words=R / "words.parquet",
         paper="results/paper",
     output:
         directory(R / "figures"),
     log:
         R / "logs/figures.log",
     params:
+        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval figures --preset {PRESET} --metrics {input.metrics} --items {input.item_rows} --fits {input.fits} "
-        "--scores {input.scores} --train {input.train} --tokenizer {input.tokenizer} --paper {input.paper} "
-        "--out {output} > {log} 2>&1"
+        "python -m eval figures --preset {params.preset} --metrics {input.metrics} --items {input.item_rows} "
+        "--fits {input.fits} --words {input.words} --paper {input.paper} --out {output} > {log} 2>&1"
 
 
 rule report:
@@ -79,12 +91,17 @@ rule report:
         metrics=R / "metrics.csv",
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
+        words=R / "words.parquet",
         tables=R / "tables",
         figures=R / "figures",
-        reference=R / "reference/base",
+        paper="results/paper",
     output:
         R / "report.html",
     log:
         R / "logs/report.log",
+    params:
+        preset=PRESET,
+        results=R,
     shell:
-        "python -m eval report --preset {PRESET} --results {R} --out {output} > {log} 2>&1"
+        "python -m eval report --preset {params.preset} --results {params.results} --paper {input.paper} "
+        "--out {output} > {log} 2>&1"

@@ -1,8 +1,9 @@
+# All scales and seeds of an arm at once: starting VLMEvalKit costs more than scoring a small benchmark.
 rule score:
-    # All seeds of a cell at once: starting VLMEvalKit costs more than scoring a small benchmark.
     input:
         predictions=expand(
             R / "predictions" / CHECKPOINT / "{benchmark}{picture}.tsv",
+            scale=preset.scales,
             seed=range(preset.seeds),
             benchmark=BENCHMARKS,
             picture=PICTURES,
@@ -10,34 +11,42 @@ rule score:
         ),
         runs=expand(
             R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}",
+            scale=preset.scales,
             seed=range(preset.seeds),
             allow_missing=True,
         ),
+        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
     output:
-        metrics=R / "measures/{arch}/{objective}/{scale}.csv",
-        item_rows=R / "measures/{arch}/{objective}/{scale}.parquet",
+        metrics=R / "measures/{arch}/{objective}.csv",
+        item_rows=R / "measures/{arch}/{objective}.parquet",
     log:
-        R / "logs/score/{arch}/{objective}/{scale}.log",
+        R / "logs/score/{arch}/{objective}.log",
     params:
-        checkpoints=lambda w: " ".join(
-            f"--checkpoint {CHECKPOINT.format(**w, seed=seed)}" for seed in range(preset.seeds)
-        ),
+        python=VLMEVALKIT,
+        results=R,
+        benchmarks=[f"--benchmark {name}" for name in BENCHMARKS],
+        checkpoints=lambda w: [f"--checkpoint {name}" for name in checkpoints(w.arch, w.objective)],
     shell:
-        "{VLMEVALKIT} -m eval.vlmevalkit score --benchmarks {R}/benchmarks --predictions {R}/predictions --runs {R}/runs "
-        "{params.checkpoints} --metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+        "{params.python} -m eval.vlmevalkit score {params.benchmarks} {params.checkpoints} "
+        "--benchmarks {params.results}/benchmarks --predictions {params.results}/predictions "
+        "--runs {params.results}/runs --metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
 
 
 rule score_degenerate:
     input:
-        R / "predictions/baseline",
+        predictions=R / "predictions/baseline",
+        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
     output:
         metrics=R / "measures/baseline.csv",
         item_rows=R / "measures/baseline.parquet",
     log:
         R / "logs/score/baseline.log",
     params:
-        seeds=preset.seeds,
+        python=VLMEVALKIT,
+        results=R,
+        benchmarks=[f"--benchmark {name}" for name in BENCHMARKS],
     shell:
-        "{VLMEVALKIT} -m eval.vlmevalkit score --benchmarks {R}/benchmarks --predictions {R}/predictions --runs {R}/runs "
-        "$(cd {R}/predictions && printf -- '--checkpoint %s ' baseline/*/seed*) "
-        "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+        "cd {params.results}/predictions; found=$(printf -- '--checkpoint %s ' baseline/*/seed*); cd $OLDPWD; "
+        "{params.python} -m eval.vlmevalkit score {params.benchmarks} $found "
+        "--benchmarks {params.results}/benchmarks --predictions {params.results}/predictions "
+        "--runs {params.results}/runs --metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"

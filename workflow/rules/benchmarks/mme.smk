@@ -4,6 +4,7 @@ rule benchmark_mme:
     log:
         R / "logs/benchmarks/MME.log",
     params:
+        preset=PRESET,
         settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MME")}),
     shell:
-        "python -m eval benchmark MME --preset {PRESET} --out {output} > {log} 2>&1"
+        "python -m eval benchmark MME --preset {params.preset} --out {output} > {log} 2>&1"

@@ -1,0 +1,90 @@
+"""From scored tokens to scored words: what the reference LLM expects, and what surprises it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from eval.display import Display
+from prior.scores import read_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) -> pd.DataFrame:
+    """Every word of the scored captions, words being separated by white space.
+
+    Parameters
+    ----------
+    records
+        The corpus: columns ``id``, ``caption`` and ``relevant``.
+    scores
+        A scores file of the same corpus and tokenizer.
+
+    Returns
+    -------
+    DataFrame
+        ``word`` (lower case, without punctuation), ``p_r`` (product over the word's tokens), ``weight`` (mean over its
+        tokens of 1 − p_r, PRIOR's w at α = 1), ``relevant`` (None where unknown).
+    """
+    columns = [name for name in ("caption", "relevant") if name in records.column_names]
+    table = records.select_columns(columns)[:]
+    spans = table.get("relevant") or [None] * len(records)
+    offsets = tokenizer(table["caption"], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    _, tokens, logprob, _ = read_scores(scores)
+    rows = []
+    for index, caption in enumerate(table["caption"]):
+        begin = tokens.offsets[index]
+        words = [match.span() for match in re.finditer(r"\S+", caption)]
+        ends = np.array([end for _, end in offsets[index]])
+        # A token belongs to the word that its last character lies in; a leading space is the token's own.
+        owner = np.searchsorted([end for _, end in words], ends)
+        log_p = logprob[begin : begin + len(ends)].astype(np.float64)
+        for place, (start, end) in enumerate(words):
+            own = log_p[owner == place]
+            if not len(own):
+                continue
+            known = spans[index] is not None
+            rows.append(
+                {
+                    "word": caption[start:end].strip(".,;:!?'\"()|-").lower(),
+                    "p_r": float(np.exp(own.sum())),
+                    "weight": float(-np.expm1(own).mean()),
+                    "relevant": any(start < right and left < end for left, right in spans[index]) if known else None,
+                }
+            )
+    return pd.DataFrame(rows, columns=["word", "p_r", "weight", "relevant"])
+
+
+def extremes(words: pd.DataFrame, count: int = 25, at_least: int = 20) -> pd.DataFrame:
+    """The words with the highest and the lowest mean weight among those that occur `at_least` times.
+
+    Returns
+    -------
+    DataFrame
+        ``end`` (highest or lowest), ``word``, ``weight`` (mean), ``p_r`` (mean), ``occurrences``.
+    """
+    named = words[words.word != ""]
+    means = named.groupby("word").agg(weight=("weight", "mean"), p_r=("p_r", "mean"), occurrences=("word", "size"))
+    ranked = means[means.occurrences >= at_least].reset_index().sort_values(["weight", "word"], ascending=[False, True])
+    count = min(count, len(ranked) // 2)
+    parts = {"highest": ranked.head(count), "lowest": ranked.tail(count).iloc[::-1]}
+    return pd.concat([part.assign(end=end) for end, part in parts.items()], ignore_index=True)[
+        ["end", "word", "weight", "p_r", "occurrences"]
+    ]
+
+
+def show(table: pd.DataFrame) -> list[Display]:
+    """The extremes as one table, highest beside lowest."""
+    sides = {}
+    for end, title in (("highest", "PRIOR looks at"), ("lowest", "PRIOR looks away from")):
+        part = table[table.end == end]
+        sides[title] = list(part.word)
+        sides[f"mean w ({end})"] = [f"{value:.3f}" for value in part.weight]
+    note = "w = 1 − p_r, the mean over a word's tokens and all its occurrences; words that occur at least 20 times."
+    return [Display("Words by importance score", pd.DataFrame(sides), note)]
