@@ -89,6 +89,8 @@ def new_llm(settings: config.ScratchLLM, tokenizer: PreTrainedTokenizerFast) -> 
             num_attention_heads=settings.heads,
             max_position_embeddings=settings.max_positions,
             tie_word_embeddings=True,
+            # The usual 0.02 suits models that are a hundred times wider; here it would leave attention flat for long.
+            initializer_range=settings.hidden_size**-0.5,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

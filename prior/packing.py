@@ -195,15 +195,15 @@ class Packer:
         self.bos = bos_token_id
         self.architecture = architecture if documents.image is not None else None
 
-    def lengths(self) -> np.ndarray:
-        """Tokens of each document in a row, picture included."""
+    def lengths(self, indices: Iterable[int] | None = None) -> np.ndarray:
+        """Tokens of each document in a row, picture included; only those of `indices` are right if it is given."""
         documents = self.documents
         lengths = 1 + documents.targets.lengths
         if documents.prompts is not None:
             lengths = lengths + documents.prompts.lengths
         if self.architecture is not None:
             assert documents.image is not None
-            for index in range(len(documents)):
+            for index in range(len(documents)) if indices is None else set(indices):
                 with Image.open(io.BytesIO(documents.image(index))) as image:
                     lengths[index] += self.architecture.prefix_length(image.size)
         return lengths
@@ -294,4 +294,11 @@ def _keep_blind(batch: Batch, text: torch.Tensor) -> torch.Tensor:
 
 
 def _overlaps(offsets: Sequence[tuple[int, int]], spans: Sequence[Sequence[int]]) -> list[float]:
-    return [float(any(start < right and left < end for left, right in spans)) for start, end in offsets]
+    """Whether each [start, end) range of characters shares one with any span: 1.0 or 0.0."""
+    ends = np.array([end for _, end in offsets] or [0])
+    marked = np.zeros(int(ends[-1]) + 1, dtype=np.int64)
+    for start, end in spans:
+        marked[start + 1 : end + 1] = 1
+    before = np.cumsum(marked)
+    starts = np.array([start for start, _ in offsets] or [0])
+    return (before[ends] > before[starts]).astype(float).tolist()[: len(offsets)]

@@ -207,7 +207,7 @@ def train(
     The number of optimizer steps taken.
     """
     pack(model)
-    rows = Rows(plan_rows(packer.lengths(), order, settings.row_tokens), packer.row)
+    rows = Rows(plan_rows(packer.lengths(order.tolist()), order, settings.row_tokens), packer.row)
     steps = -(-len(rows) // settings.rows_per_step)
     callbacks = [AtSteps(*at_steps(steps))] if at_steps else []
     kind = objective.kind if objective else "ntp"

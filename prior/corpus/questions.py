@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from prior.corpus.kinds import CHOICE_KINDS, KINDS, MIX, YES_NO_KINDS, Goal, draw_goal
+from prior.corpus.kinds import CHOICE_KINDS, KINDS, MIX, YES_NO_KINDS, YES_NO_MIX, Goal, draw_goal
 from prior.corpus.world import Scene, pick, sample, scene
 from prior.errors import UserError
 
@@ -22,6 +22,7 @@ __all__ = [
     "KINDS",
     "MIX",
     "YES_NO_KINDS",
+    "YES_NO_MIX",
     "Goal",
     "Question",
     "ask",
@@ -38,10 +39,14 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its right answer: ``Yes`` or ``No``, or the text of one of the four options."""
+    """A question with its right answer: ``Yes`` or ``No``, or the text of one of the four options.
+
+    `said` is what a model is taught to say: for yes/no ``<evidence>: Yes`` or ``<evidence>: No``, else the option.
+    """
 
     text: str
     answer: str
+    said: str
     options: tuple[str, ...] | None
     kind: str
     category: str
@@ -51,16 +56,18 @@ def ask(scene: Scene, kind: str, rng: Generator, goal: Goal) -> Question | None:
     """A question of a kind with the goal's answer about a scene; None where the scene does not allow one."""
     entry = KINDS[kind]
     if entry.yes_no:
-        words = entry.yes_no(scene, rng, goal)
+        if not (stated := entry.yes_no(scene, rng, goal)):
+            return None
+        words, evidence = stated
         answer = "Yes" if goal.truth else "No"
-        return Question(f"{words} {YES_NO_SUFFIX}", answer, None, kind, entry.category) if words else None
+        return Question(f"{words} {YES_NO_SUFFIX}", answer, f"{evidence}: {answer}", None, kind, entry.category)
     assert entry.choice is not None
     found = entry.choice(scene, rng, goal)
     if not found:
         return None
     words, answer, wrong = found
     options = tuple(sample(rng, (answer, *wrong), 4))
-    return Question(words, answer, options, kind, entry.category)
+    return Question(words, answer, answer, options, kind, entry.category)
 
 
 def find(kind: str, split: str, stop: int, corpus_seed: int, rng: Generator) -> tuple[int, Question]:
@@ -91,7 +98,7 @@ def tuning_questions(n: int, seed: int, n_train: int, corpus_seed: int) -> Itera
 
     Yields
     ------
-    ``id`` of the picture, ``prompt`` as `exchange` makes it, and ``answer`` with its leading space.
+    ``id`` of the picture, ``prompt`` as `exchange` makes it, and ``answer``: what is `said`, with its leading space.
     """
     for number in range(n):
         rng = np.random.default_rng([seed, number, n_train, corpus_seed])
@@ -99,5 +106,5 @@ def tuning_questions(n: int, seed: int, n_train: int, corpus_seed: int) -> Itera
         yield {
             "id": f"train-{index:06d}",
             "prompt": exchange(prompt(question.text, question.options)),
-            "answer": f" {question.answer}",
+            "answer": f" {question.said}",
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from numpy.random import Generator
@@ -73,17 +73,20 @@ def pairs(split: str, start: int, stop: int, seed: int, image_size: int) -> Iter
 
 
 def text_document(index: int, seed: int) -> str:
-    """A document without a picture: a caption, or a description of a scene with questions answered from it.
+    """A document without a picture: a caption, a description of a scene with questions answered from it, or a quiz.
 
-    The former hold the captions' stock phrases; the latter teach a base LLM how questions are put and answered, as any
-    LLM knows before it is joined to pictures. Neither mentions a held-out combination as something to be seen.
+    Captions hold the stock phrases; the others teach a base LLM how questions are put and answered, as any LLM knows
+    before it is joined to pictures. None mentions a held-out combination as something to be seen.
     """
     rng = generator("text_only", index, seed)
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.4:
         return join(classified_caption(draw("text_only", rng), rng))[0]
-    shown, asked = _interview(rng)
-    answers = [f"{questions.exchange(questions.prompt(one.text, one.options))} {one.answer}" for one in asked]
-    return "\n".join([_description(shown, rng), *answers])
+    if kind < 0.7:
+        shown, asked = _interview(rng, questions.MIX, 1 + int(rng.random() * 3))
+        return "\n".join([_description(shown, rng), *map(_exchange, asked)])
+    # Each question is about another picture that nobody sees: only whether question and evidence agree can be learned.
+    return "\n".join(_exchange(one) for _ in range(6) for one in _interview(rng, questions.YES_NO_MIX, 1)[1])
 
 
 def texts(start: int, stop: int, seed: int) -> Iterator[dict[str, str]]:
@@ -92,15 +95,19 @@ def texts(start: int, stop: int, seed: int) -> Iterator[dict[str, str]]:
         yield {"id": f"text-{index:06d}", "text": text_document(index, seed)}
 
 
-def _interview(rng: Generator) -> tuple[Scene, list[questions.Question]]:
-    """One to three questions and a scene that allows them: as for pictures, the answers are settled first."""
+def _interview(rng: Generator, kinds: Sequence[str], count: int) -> tuple[Scene, list[questions.Question]]:
+    """Some questions and a scene that allows them: as for pictures, the answers are settled first."""
     while True:
-        wanted = [(pick(rng, questions.MIX), questions.draw_goal(rng, False)) for _ in range(1 + int(rng.random() * 3))]
+        wanted = [(pick(rng, kinds), questions.draw_goal(rng, False)) for _ in range(count)]
         for _ in range(100):
             shown = draw("text_only", rng)
             asked = [one for kind, goal in wanted if (one := questions.ask(shown, kind, rng, goal))]
             if len(asked) == len(wanted):
                 return shown, asked
+
+
+def _exchange(asked: questions.Question) -> str:
+    return f"{questions.exchange(questions.prompt(asked.text, asked.options))} {asked.said}"
 
 
 def _description(shown: Scene, rng: Generator) -> str:

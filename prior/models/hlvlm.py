@@ -44,6 +44,7 @@ class HLVLM:
                 projector_hidden_act="gelu",
                 vision_feature_layer=settings.vision_feature_layer,
                 vision_feature_select_strategy="default",
+                initializer_range=getattr(language.config, "initializer_range", 0.02),
                 tie_word_embeddings=language.config.tie_word_embeddings,
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=tokenizer.bos_token_id,

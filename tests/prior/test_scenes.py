@@ -90,6 +90,76 @@ def answer_of(scene, text):
     raise AssertionError(f"no rule reads '{text}'")
 
 
+def check_evidence(scene, text, said):
+    """What is said to a yes/no question: the evidence is true of the scene, and with the question it gives the answer.
+
+    For each form of question, what can truly be said, and whether what was said means yes.
+    """
+    evidence, given = re.fullmatch(r"([a-z, ]+): (Yes|No)", said).groups()
+    # VLMEvalKit takes the answer from the words.
+    assert not {"yes", "no"} & set(re.findall(r"\w+", evidence))
+    counted = {name: NUMBERS[len(things_called(scene, name))] for name in scenes.SHAPES}
+    sides = ("left of", "right of", "above", "below")
+
+    def seen(words):
+        """Of the things that are there: those that share most with the asked ones, the shape before the colour."""
+        *colour, shape = words.split()
+        by_shape, by_colour = things_called(scene, shape), things_called(scene, " ".join(colour))
+        both = [thing for thing in by_shape if thing in by_colour]
+        near = both or by_shape or (by_colour if colour else []) or scene.things
+        return {f"{thing.colour} {thing.shape}" if colour else thing.shape for thing in near[:1]}
+
+    def which(a, b, key, most):
+        return {max(a, b, key=key) if most else min(a, b, key=key)}
+
+    rules = {
+        r"Is there an? (.+) in the picture\?": lambda a: (seen(a), evidence == a),
+        r"(?:Is|Are) there (\w+) things? in the picture\?": lambda n: ({NUMBERS[len(scene.things)]}, evidence == n),
+        r"(?:Is|Are) there (\w+) (\w+) in the picture\?": lambda n, a: ({counted[SINGULAR[a]]}, evidence == n),
+        r"Is the (.+) at the (.+ .+)\?": lambda a, p: ({place(the(scene, a))}, evidence == p),
+        r"Is the background (.+)\?": lambda b: ({scene.background}, evidence == b),
+        r"Is the (.+) (left of|right of|above|below) the (.+)\?": lambda a, r, b: (
+            {", ".join(side for side in sides if lies(the(scene, a), side, the(scene, b)))},
+            r in evidence.split(", "),
+        ),
+        r"Is the (.+) (larger|smaller) than the (.+)\?": lambda a, r, b: (
+            which(a, b, lambda words: the(scene, words).size == "large", r == "larger"),
+            evidence == a,
+        ),
+        r"Are there more (.+) than (.+) in the picture\?": lambda a, b: (
+            which(a, b, lambda words: len(things_called(scene, words)), True),
+            evidence == a,
+        ),
+        r"Are the (.+) and the (.+) the same color\?": lambda a, b: (
+            {f"{the(scene, a).colour}, {the(scene, b).colour}"},
+            len(set(evidence.split(", "))) == 1,
+        ),
+        r"If one thing is (added|taken away), (?:is|are) there (\w+) things? in the picture\?": lambda c, n: (
+            {after(scene, c)},
+            evidence == n,
+        ),
+        r"Is the (.+) (\w+)\?": lambda a, w: (
+            {
+                getattr(the(scene, a), kind)
+                for kind, values in (
+                    ("size", scenes.SIZES),
+                    ("texture", scenes.TEXTURES),
+                    ("colour", scenes.COLOURS),
+                )
+                if w in values
+            },
+            evidence == w,
+        ),
+    }
+    text = text.removesuffix(" Please answer yes or no.")
+    for pattern, rule in rules.items():
+        if match := re.fullmatch(pattern, text):
+            true, yes = rule(*match.groups())
+            assert {evidence} == true and yes == (given == "Yes"), (text, said, scene)
+            return
+    raise AssertionError(f"no rule reads '{text}'")
+
+
 def place(thing):
     return ("top", "middle", "bottom")[thing.row] + " " + ("left", "center", "right")[thing.column]
 
@@ -232,8 +302,11 @@ def test_text_documents_are_captions_and_answered_descriptions_without_held_out_
     held_out = re.compile("|".join(f"{colour} {shape}" for colour, shape in scenes.HELD_OUT))
     documents = [row["text"] for row in scenes.texts(0, 800, 0)]
     assert not any(held_out.search(text) for text in documents)
-    answered = [text for text in documents if "\nAnswer: " in text]
-    assert 0.4 < len(answered) / len(documents) < 0.6
+    quizzes = [text for text in documents if text.count("Please answer yes or no.\nAnswer: ") == 6]
+    answered = [text for text in documents if "\nAnswer: " in text and text not in quizzes]
+    assert 0.25 < len(answered) / len(documents) < 0.35 and 0.25 < len(quizzes) / len(documents) < 0.35
+    for question in "\n".join(quizzes).split("\nAnswer: ")[1:]:
+        assert re.match(r"[a-z, ]+: (Yes|No)(\n|$)", question), question
     thing = re.compile(r"an? (\w+) (\w+) (\w+) (\w+) at the (\w+) (\w+)")
     for text in answered:
         description, rest = text.split("\n", 1)
@@ -246,7 +319,11 @@ def test_text_documents_are_captions_and_answered_descriptions_without_held_out_
             words = re.search(r"(?:Question: )?(.+)", exchange)[1]
             given = exchange.rsplit("Answer: ")[-1]
             right = answer_of(told, words)
-            assert given in right if isinstance(right, set) else given == ("Yes" if right else "No"), text
+            if isinstance(right, set):
+                assert given in right, text
+            else:
+                assert given.endswith(": Yes" if right else ": No"), text
+                check_evidence(told, words, given)
 
 
 # Questions.
@@ -273,7 +350,10 @@ def test_answers_are_right_by_another_reading_of_the_question(kind, split):
         if question.options is None:
             assert question.text.endswith("Please answer yes or no.")
             assert question.answer == ("Yes" if right else "No")
+            assert question.said.endswith(f": {question.answer}")
+            check_evidence(shown, question.text, question.said)
             continue
+        assert question.said == question.answer
         assert len(question.options) == 4
         assert [option for option in question.options if option in right] == [question.answer]
         # VLMEvalKit finds the letter of an answer by looking for the options in it.
@@ -316,8 +396,12 @@ def test_tuning_questions_are_about_training_pictures_and_of_every_kind():
     held_out = re.compile("|".join(f"{colour} {shape}" for colour, shape in scenes.HELD_OUT))
     assert not any(held_out.search(row["prompt"] + row["answer"]) for row in rows)
     assert all(row["prompt"].endswith("\nAnswer:") and row["answer"].startswith(" ") for row in rows)
+    for row in rows:
+        if not row["prompt"].startswith("Question: "):
+            shown = scenes.scene("train", int(row["id"].removeprefix("train-")), 0)
+            check_evidence(shown, row["prompt"].removesuffix("\nAnswer:"), row["answer"][1:])
     shapes = Counter(re.sub(r"\d+", "", row["prompt"].split()[0]) for row in rows)
-    assert set(shapes) == {"Question:", "Is", "Are", "If"} and 0.4 < shapes["Question:"] / 3000 < 0.6
+    assert set(shapes) == {"Question:", "Is", "Are", "If"} and 0.3 < shapes["Question:"] / 3000 < 0.45
 
 
 def test_prompts_are_those_of_vlmevalkit():

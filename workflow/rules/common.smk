@@ -18,7 +18,9 @@ except UserError as error:
 R = Path("results") / preset.name
 RUNS = preset.runs()
 BENCHMARKS = list(preset.benchmarks)
-VLMEVALKIT = config.get("vlmevalkit_python", ".venv-vlmevalkit/bin/python")
+CHECKOUT = Path(workflow.basedir)
+PAPER = CHECKOUT / "results/paper"
+VLMEVALKIT = config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python")
 
 
 # Only with `--sdm apptainer`: the system inside which `make` has made the environments.

@@ -54,7 +54,7 @@ rule tables:
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
         words=R / "words.parquet",
-        paper="results/paper",
+        paper=PAPER,
     output:
         directory(R / "tables"),
     log:
@@ -73,7 +73,7 @@ rule plots:
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
         words=R / "words.parquet",
-        paper="results/paper",
+        paper=PAPER,
     output:
         directory(R / "figures"),
     log:
@@ -94,7 +94,7 @@ rule report:
         words=R / "words.parquet",
         tables=R / "tables",
         figures=R / "figures",
-        paper="results/paper",
+        paper=PAPER,
     output:
         R / "report.html",
     log:
