@@ -10,7 +10,8 @@ import pandas as pd
 import typer
 import yaml
 
-from prior.cli import Folder, PresetName, _load, _threads, _tokenizer
+from prior.cli import Folder, PresetName, Runs, RunsFolder, _load, _threads, _tokenizer
+from prior.config import parse_run
 from prior.errors import UserError
 from prior.files import whole
 
@@ -43,8 +44,8 @@ def benchmark(name: str, preset: PresetName, out: Folder, val: Annotated[Path | 
 
 
 @app.command()
-def predict(preset: PresetName, arch: str = typer.Option(), checkpoint: Folder = ..., benchmarks: Folder = ..., out: Folder = ...) -> None:  # fmt: skip
-    """Let one checkpoint answer every benchmark, with and without its pictures."""
+def predict(preset: PresetName, run: Runs, runs: RunsFolder, benchmarks: Folder, out: Folder) -> None:
+    """Let the final checkpoints of some runs answer every benchmark, with and without its pictures."""
     from tqdm import tqdm
 
     from eval import predict as prediction
@@ -55,24 +56,26 @@ def predict(preset: PresetName, arch: str = typer.Option(), checkpoint: Folder =
     evaluation = settings.evaluation
     frames = {name: read_benchmark(benchmarks / f"{name}.tsv") for name in settings.benchmarks}
     _threads(evaluation.threads)
-    architecture = models.load(arch, checkpoint)
-    words = _tokenizer(checkpoint)
     rounds = (True, False) if evaluation.no_picture else (True,)
-    with tqdm(total=len(rounds) * sum(map(len, frames.values())), unit="answer") as bar:
-        for name, frame in frames.items():
-            for with_picture in rounds:
-                bar.set_description(name)
-                answered = prediction.predict(
-                    architecture,
-                    words,
-                    frame,
-                    settings.benchmarks[name].answer,
-                    with_picture,
-                    evaluation.batch_size,
-                    evaluation.max_new_tokens,
-                    bar.update,
-                )
-                write_predictions(answered, out / f"{name}{'' if with_picture else '.no_picture'}.tsv")
+    with tqdm(total=len(run) * len(rounds) * sum(map(len, frames.values())), unit="answer") as bar:
+        for checkpoint in (f"{name}/{settings.final_stage}/final" for name in run):
+            architecture = models.load(parse_run(checkpoint.rsplit("/", 2)[0]).arch, runs / checkpoint)
+            words = _tokenizer(runs / checkpoint)
+            for name, frame in frames.items():
+                for with_picture in rounds:
+                    bar.set_description(name)
+                    answered = prediction.predict(
+                        architecture,
+                        words,
+                        frame,
+                        settings.benchmarks[name].answer,
+                        with_picture,
+                        evaluation.batch_size,
+                        evaluation.max_new_tokens,
+                        bar.update,
+                    )
+                    ending = "" if with_picture else ".no_picture"
+                    write_predictions(answered, out / checkpoint / f"{name}{ending}.tsv")
 
 
 @app.command()
@@ -128,7 +131,9 @@ def words(scores: Table, train: Table, tokenizer: Table, out: Table) -> None:
 
 
 @app.command()
-def tables(preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table) -> None:  # fmt: skip
+def tables(
+    preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table
+) -> None:
     """Write every table as CSV and Markdown."""
     from eval.results import read_items, read_metrics, read_paper
     from eval.tables import write_tables
@@ -141,7 +146,9 @@ def tables(preset: PresetName, metrics: Table, items: Table, fits: Table, words:
 
 
 @app.command()
-def figures(preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table) -> None:  # fmt: skip
+def figures(
+    preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table
+) -> None:
     """Draw every figure as PDF and PNG."""
     from eval.figures import write_figures
     from eval.results import read_items, read_metrics, read_paper

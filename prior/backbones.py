@@ -57,7 +57,9 @@ def hub_tokenizer(source: str) -> PreTrainedTokenizerFast:
         tokenizer.bos_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, *VISION]}, replace_additional_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [IMAGE, *VISION]}, replace_additional_special_tokens=False
+    )
     return tokenizer
 
 
@@ -194,4 +196,6 @@ def _from_hub(loader: Any, source: str, what: str, **options: Any) -> Any:
         return loader.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"{what}: '{source}' cannot be loaded ({first}); give a folder or a hub id that exists") from None
+        raise UserError(
+            f"{what}: '{source}' cannot be loaded ({first}); give a folder or a hub id that exists"
+        ) from None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prior.config import Preset, ScenesCorpus, load_preset
-from prior.errors import UserError
+from prior.config import Preset, ScenesCorpus, load_preset, parse_run
+from prior.errors import CorpusTooSmall, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +24,8 @@ app.add_typer(backbone, name="backbone")
 
 PresetName = Annotated[str, typer.Option("--preset", help="Name in workflow/presets, or the path of a YAML file.")]
 Folder = Annotated[Path, typer.Option()]
+Runs = Annotated[list[str], typer.Option("--run", help="arch/objective/scale/seedK; may be given several times.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 State = Annotated[Path, typer.Option("--state", help="Private folder for checkpoints to resume from.")]
 
 
@@ -173,7 +175,13 @@ def reference(
         records = read_corpus(text_only)
         extra = tokenize_texts(records["id"], records["text"], words)
     quality = train_reference(
-        llm, words, _captions(train, words, image=False), _captions(val, words, image=False), settings, out, state,
+        llm,
+        words,
+        _captions(train, words, image=False),
+        _captions(val, words, image=False),
+        settings,
+        out,
+        state,
         extra=extra,
     )
     for name, parts in quality.items():
@@ -207,24 +215,23 @@ def score(preset: PresetName, train: Folder, tokenizer: Folder, reference: Folde
 @app.command()
 def pretrain(
     preset: PresetName,
-    run: Annotated[str, typer.Option(help="arch/objective/scale/seedK")],
+    run: Runs,
     train: Folder,
     val: Folder,
     tokenizer: Folder,
     llm: Folder,
-    out: Folder,
+    runs: RunsFolder,
     state: State,
     vision: Annotated[Path | None, typer.Option()] = None,
     scores: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Pre-train one LVLM under one objective on one data scale."""
+    """Pre-train LVLMs, each under its objective on its data scale, one after the other."""
     from dataclasses import replace
 
-    from prior import runs
+    from prior import runs as training
     from prior.scores import align
 
     settings = _load(preset)
-    arch, objective, scale, seed = _parse_run(run)
     _threads(settings.pretrain.threads)
     words = _tokenizer(tokenizer)
     fingerprints = _fingerprints(train, words)
@@ -232,31 +239,30 @@ def pretrain(
     if scores is not None:
         documents = replace(documents, ref_logprob=align(documents, scores, fingerprints))
     heldout = _captions(val, words, limit=settings.evaluation.loss_captions)
-    try:
-        runs.pretrain(
-            arch, settings.objectives[objective], scale, seed, settings, words, llm, vision, documents, heldout,
-            out, state, fingerprints,
-        )  # fmt: skip
-    except ValueError as error:
-        if "caption tokens are asked for" not in str(error):
-            raise
-        raise UserError(f"scales: {scale}: {error}; add captions or lower the scale") from None
-    _discard(state)
+    for name in run:
+        own = state / name / "pretrain"
+        try:
+            training.pretrain(
+                parse_run(name), settings, words, llm, vision, documents, heldout, runs / name / "pretrain", own,
+                fingerprints,
+            )  # fmt: skip
+        except CorpusTooSmall as error:
+            raise UserError(f"scales: {name}: {error}; add captions or lower the scale") from None
+        _discard(own)
 
 
 @app.command()
 def tune(
     preset: PresetName,
-    run: Annotated[str, typer.Option(help="arch/objective/scale/seedK")],
-    checkpoint: Folder,
+    run: Runs,
     train: Folder,
     questions: Folder,
     tokenizer: Folder,
-    out: Folder,
+    runs: RunsFolder,
     state: State,
 ) -> None:
-    """Teach a pre-trained LVLM to answer questions about training pictures."""
-    from prior import runs
+    """Teach pre-trained LVLMs to answer questions about training pictures."""
+    from prior import runs as training
     from prior.corpus.store import read_corpus
     from prior.packing import tokenize_exchanges
 
@@ -274,10 +280,13 @@ def tune(
         words,
         lambda index: pictures[place[asked[index]["id"]]]["image"],
     )
-    runs.tune(
-        _parse_run(run)[0], checkpoint, settings, words, documents, out, state, _fingerprints(train, words)
-    )
-    _discard(state)
+    for name in run:
+        own = state / name / "tuned"
+        training.tune(
+            parse_run(name), runs / name / "pretrain/final", settings, words, documents, runs / name / "tuned", own,
+            _fingerprints(train, words),
+        )  # fmt: skip
+        _discard(own)
 
 
 def _load(name: str) -> Preset:
@@ -288,13 +297,6 @@ def _load(name: str) -> Preset:
     for key, entry in preset.objectives.items():
         check_objective(key, entry.kind, entry.parameters())
     return preset
-
-
-def _parse_run(run: str) -> tuple[str, str, str, int]:
-    parts = run.split("/")
-    if len(parts) != 4 or not parts[3].removeprefix("seed").isdigit():
-        raise UserError(f"run '{run}': write it as arch/objective/scale/seed0, for example hlvlm/ntp/40k/seed0")
-    return parts[0], parts[1], parts[2], int(parts[3].removeprefix("seed"))
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:

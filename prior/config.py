@@ -11,7 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -265,6 +265,8 @@ class Preset(Settings):
     objectives: dict[Name, Objective] = {"ntp": Objective(kind="ntp"), "prior": Objective(kind="prior", alpha=1.0)}
     scales: Annotated[list[Scale], Field(min_length=1)] = ["40k", "120k", "400k"]
     seeds: Positive = 3
+    # Small runs share one process per architecture, objective and scale: starting one takes longer than training.
+    seeds_together: bool = False
     pretrain: Training = Training()
     tune: Tune | None = Tune()
     benchmarks: dict[Name, Benchmark] = {}
@@ -304,6 +306,30 @@ class Preset(Settings):
     def final_stage(self) -> str:
         """The stage whose checkpoints are evaluated on benchmarks."""
         return "tuned" if self.tune else "pretrain"
+
+
+class Run(NamedTuple):
+    """What tells one training from another; written ``{arch}/{objective}/{scale}/seed{k}``."""
+
+    arch: str
+    objective: str
+    scale: str
+    seed: int
+
+
+def parse_run(name: str) -> Run:
+    """Read a run's name, such as ``hlvlm/ntp/40k/seed0``.
+
+    Raises
+    ------
+    UserError
+        If it has another form.
+    """
+    parts = name.split("/")
+    if len(parts) != 4 or not re.fullmatch(r"seed\d+", parts[3]):
+        raise UserError(f"run '{name}': write it as arch/objective/scale/seed0, for example hlvlm/ntp/40k/seed0")
+    arch, objective, scale, seed = parts
+    return Run(arch, objective, scale, int(seed.removeprefix("seed")))
 
 
 def load_preset(name: str) -> Preset:

@@ -1,4 +1,4 @@
-"""The one error that a user can cause and mend."""
+"""Errors that a user can cause and mend."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class UserError(Exception):
 
     The command line prints it and exits with code 2, without a traceback.
     """
+
+
+class CorpusTooSmall(ValueError):
+    """A data scale asks for more caption tokens than the corpus holds."""

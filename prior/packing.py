@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from prior.errors import CorpusTooSmall
 from prior.models.attention import document_layout
 
 if TYPE_CHECKING:
@@ -138,6 +139,19 @@ def tokenize_exchanges(
     )
 
 
+def concatenate(first: Documents, second: Documents) -> Documents:
+    """Both sets of text documents, one after the other."""
+    offsets = np.concatenate([first.targets.offsets, first.targets.offsets[-1] + second.targets.offsets[1:]])
+    values = np.concatenate([first.targets.values, second.targets.values])
+    return Documents([*first.ids, *second.ids], Ragged(values, offsets))
+
+
+def select(documents: Documents, indices: np.ndarray) -> Documents:
+    """The targets of some of the documents, in the given order."""
+    chosen = [documents.targets[index].tolist() for index in indices]
+    return Documents([documents.ids[index] for index in indices], Ragged.of(chosen, np.int32))
+
+
 def nested_subset(lengths: np.ndarray, tokens: int, seed: int) -> np.ndarray:
     """The documents of one data scale, in training order.
 
@@ -146,13 +160,13 @@ def nested_subset(lengths: np.ndarray, tokens: int, seed: int) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the corpus holds fewer tokens.
+    CorpusTooSmall
+        If it holds fewer tokens.
     """
     order = np.random.default_rng([seed, 11]).permutation(len(lengths))
     reached = np.cumsum(lengths[order])
     if not len(reached) or reached[-1] < tokens:
-        raise ValueError(f"{tokens} caption tokens are asked for, but the corpus holds {int(lengths.sum())}")
+        raise CorpusTooSmall(f"{tokens} caption tokens are asked for, but the corpus holds {int(lengths.sum())}")
     return order[: int(np.searchsorted(reached, tokens)) + 1]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from prior import config
 from prior.files import whole, write_json
 from prior.models.attention import pack, unpack
-from prior.packing import Documents, Packer, repeat_order
+from prior.packing import Documents, Packer, concatenate, repeat_order, select
 from prior.scores import token_logprobs
 
 if TYPE_CHECKING:
@@ -118,20 +118,3 @@ def score(
         part = select(train, np.flatnonzero(fold == k))
         result[fold[owner] == k] = token_logprobs(model, Packer(part, tokenizer.bos_token_id), progress=progress)
     return result
-
-
-def concatenate(first: Documents, second: Documents) -> Documents:
-    """Both sets of text documents, one after the other."""
-    from prior.packing import Ragged
-
-    offsets = np.concatenate([first.targets.offsets, first.targets.offsets[-1] + second.targets.offsets[1:]])
-    values = np.concatenate([first.targets.values, second.targets.values])
-    return Documents([*first.ids, *second.ids], Ragged(values, offsets))
-
-
-def select(documents: Documents, indices: np.ndarray) -> Documents:
-    """Some of the documents, without pictures, in the given order."""
-    from prior.packing import Ragged
-
-    chosen = [documents.targets[index] for index in indices]
-    return Documents([documents.ids[index] for index in indices], Ragged.of(chosen, np.int32))

@@ -1,4 +1,4 @@
-"""One run: an LVLM is built, pre-trained under an objective, perhaps tuned, and leaves a checkpoint that explains itself.
+"""One run: an LVLM is built, pre-trained under an objective, perhaps tuned, and leaves files that explain themselves.
 
 A run's folder holds ``final/`` (Hugging Face), ``run.yaml`` (everything that went in), ``log.jsonl`` (every step),
 ``heldout.csv`` (loss on held-out captions over the steps) and ``token_logprobs.arrow``.
@@ -32,10 +32,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "sa
 
 
 def pretrain(
-    arch: str,
-    objective: config.Objective,
-    scale: str,
-    seed: int,
+    run: config.Run,
     preset: config.Preset,
     tokenizer: PreTrainedTokenizerFast,
     llm: Path,
@@ -47,11 +44,11 @@ def pretrain(
     fingerprints: dict[str, str],
 ) -> None:
     """Pre-train one LVLM on one epoch of a nested subset of the captions."""
-    settings = getattr(preset.architectures, arch)
-    architecture = models.build(arch, settings, tokenizer, llm, vision, seed)
-    tokens = config.parse_tokens(scale)
-    subset = nested_subset(documents.targets.lengths, tokens, seed)
-    order = repeat_order(subset, preset.pretrain.epochs, seed)
+    settings = getattr(preset.architectures, run.arch)
+    objective = preset.objectives[run.objective]
+    architecture = models.build(run.arch, settings, tokenizer, llm, vision, run.seed)
+    subset = nested_subset(documents.targets.lengths, config.parse_tokens(run.scale), run.seed)
+    order = repeat_order(subset, preset.pretrain.epochs, run.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
     curve = Heldout(architecture, heldout, tokenizer.bos_token_id)
 
@@ -66,7 +63,7 @@ def pretrain(
             packer,
             order,
             preset.pretrain,
-            seed=seed,
+            seed=run.seed,
             log_file=_log(state_dir),
             state_dir=state_dir,
             objective=objective,
@@ -77,7 +74,7 @@ def pretrain(
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
             folder / "run.yaml",
-            run={"arch": arch, "scale": scale, "seed": seed, "stage": "pretrain", "steps": steps},
+            run=run._asdict() | {"stage": "pretrain", "steps": steps},
             settings={"objective": objective, "architecture": settings, "training": preset.pretrain},
             tokens={"captions": len(subset), "caption_tokens": int(documents.targets.lengths[subset].sum())},
             model=architecture.model,
@@ -86,7 +83,7 @@ def pretrain(
 
 
 def tune(
-    arch: str,
+    run: config.Run,
     checkpoint: Path,
     settings: config.Tune,
     tokenizer: PreTrainedTokenizerFast,
@@ -96,7 +93,7 @@ def tune(
     fingerprints: dict[str, str],
 ) -> None:
     """Teach a pre-trained LVLM to answer: the same questions in the same order for every run."""
-    architecture = models.load(arch, checkpoint)
+    architecture = models.load(run.arch, checkpoint)
     order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
     order = repeat_order(order, settings.training.epochs, settings.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
@@ -116,7 +113,7 @@ def tune(
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
             folder / "run.yaml",
-            run={"arch": arch, "stage": "tuned", "steps": steps},
+            run=run._asdict() | {"stage": "tuned", "steps": steps},
             settings={"tune": settings},
             tokens={"questions": len(documents), "answer_tokens": int(documents.targets.lengths.sum())},
             model=architecture.model,
@@ -170,9 +167,8 @@ class Heldout:
             columns["relevant"] = pa.array(self.documents.relevant)
         lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
         table = pa.table({"id": pa.array(self.documents.ids), **lists})
-        with pa.OSFile(str(folder / "token_logprobs.arrow"), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
+        with pa.ipc.new_file(str(folder / "token_logprobs.arrow"), table.schema) as arrow:
+            arrow.write_table(table)
 
 
 def _log(state_dir: Path) -> Path:
@@ -238,5 +234,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-

@@ -23,9 +23,7 @@ from prior.packing import Batch, Documents, Packer, Ragged, model_inputs, plan_r
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-SCHEMA = pa.schema(
-    [("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("logprob", pa.list_(pa.float32()))]
-)
+SCHEMA = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("logprob", pa.list_(pa.float32()))])
 
 
 @torch.no_grad()
@@ -78,9 +76,8 @@ def write_scores(path: Path, documents: Documents, logprob: np.ndarray, fingerpr
         },
         schema=SCHEMA.with_metadata({key: value for key, value in fingerprints.items()}),
     )
-    with whole(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=65_536)
+    with whole(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table, max_chunksize=65_536)
 
 
 def read_scores(path: Path) -> tuple[list[str], Ragged, np.ndarray, dict[str, str]]:

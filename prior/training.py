@@ -54,7 +54,7 @@ class Loop(Trainer):
         self.started = time.monotonic()
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+        return SequentialSampler(self.train_dataset)
 
     # Private checkpoints hold the model under its own parameter names. `save_pretrained` writes an H-LVLM under the
     # names of LLaVA's first release, which Trainer loads back without noticing that none of them fits.

@@ -11,7 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
-WORDS = "a red blue green circle square star on the left right of small large and sold by for 12 99 photo".split()
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "green",
+    "circle",
+    "square",
+    "star",
+    "on",
+    "the",
+    "left",
+    "right",
+    "of",
+    "small",
+    "large",
+    "and",
+    "sold",
+    "by",
+    "for",
+    "12",
+    "99",
+    "photo",
+]
 
 
 def caption(rng: np.random.Generator) -> str:
@@ -85,7 +107,12 @@ def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     CLIPVisionModel(
         CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=48, patch_size=16
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=48,
+            patch_size=16,
         )
     ).save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(folder)

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
-from transformers import CLIPVisionModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from prior import config
 from prior.models import Picture, freeze

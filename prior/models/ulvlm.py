@@ -53,7 +53,7 @@ class ULVLMConfig(PreTrainedConfig):
     ) -> None:
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.text_config: PreTrainedConfig = text_config or AutoConfig.for_model("llama")
         self.patch_size = patch_size
         self.max_side = max_side
         self.vision_start_token_id = vision_start_token_id

@@ -1,4 +1,4 @@
-"""The whole way through Snakemake, as a user starts it: complete, idempotent, precise about what to redo, unharmed by kills."""
+"""The whole way through Snakemake: complete, idempotent, precise about what to redo, unharmed by kills."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
         assert planned(folder, preset) == expected, change
     # What PRIOR's settings change, NTP's runs do not notice.
     listed = snakemake(folder, preset, "--dry-run")
-    assert "/prior/" in listed and "runs/hlvlm/ntp" not in listed.replace("input: ", "\ninput: ").split("rule metrics")[0]
+    assert (
+        "/prior/" in listed and "runs/hlvlm/ntp" not in listed.replace("input: ", "\ninput: ").split("rule metrics")[0]
+    )
     Path(preset).write_text("extends: tiny\n")
     assert planned(folder, preset) == set()
 

@@ -71,7 +71,7 @@ def test_the_hlvlm_is_a_stock_llava(llm: Path, vision: Path, tokenizer: Any, rec
 
 
 def test_patches_are_solos(tokenizer: Any, llm: Path) -> None:
-    """Row by row, flattened (channel, height, width), normalised with ImageNet's statistics; rows joined by separators."""
+    """Row by row, flattened (channel, height, width), normalised by ImageNet's statistics; row separators."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     cut, rows, columns = patches(Image.fromarray(pixels), 16, 48)
     assert (rows, columns) == (2, 3)

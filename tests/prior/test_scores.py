@@ -59,5 +59,7 @@ def test_a_reference_scores_what_its_folds_allow(
         np.testing.assert_allclose(scores[fold == k], alone[fold == k], atol=1e-5)
         if cross_fit:
             # Trained for many epochs, a fold's reference knows its own captions by heart and not those left out.
-            assert quality[f"fold{k}"]["trained_on"]["mean_p_r"] > quality[f"fold{k}"]["left_out_fold"]["mean_p_r"] + 0.1
+            assert (
+                quality[f"fold{k}"]["trained_on"]["mean_p_r"] > quality[f"fold{k}"]["left_out_fold"]["mean_p_r"] + 0.1
+            )
     assert (out / "quality.json").is_file()

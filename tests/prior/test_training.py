@@ -61,9 +61,12 @@ def test_a_step_of_unequal_rows_equals_one_batch(
         torch.testing.assert_close(ours, expected, atol=6e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_frozen_parts_stay_and_trained_parts_move(lvlm: Any, tokenizer: Any, documents: Documents, tmp_path: Path) -> None:
+def test_frozen_parts_stay_and_trained_parts_move(
+    lvlm: Any, tokenizer: Any, documents: Documents, tmp_path: Path
+) -> None:
     before = {name: parameter.clone() for name, parameter in lvlm.model.named_parameters()}
-    train(lvlm.model, Packer(documents, tokenizer.bos_token_id, lvlm), np.arange(9), RECIPE, seed=0, state_dir=tmp_path)
+    packer = Packer(documents, tokenizer.bos_token_id, lvlm)
+    train(lvlm.model, packer, np.arange(9), RECIPE, seed=0, state_dir=tmp_path)
     for name, parameter in lvlm.model.named_parameters():
         assert torch.equal(parameter, before[name]) == ("vision_tower" in name), name
 
@@ -77,7 +80,11 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(
     undisturbed, interrupted = copy.deepcopy(lvlm.model), copy.deepcopy(lvlm.model)
     options: dict[str, Any] = {"seed": 0, "objective": config.Objective(kind="prior")}
     logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    steps = train(undisturbed, packer, order, settings, state_dir=tmp_path / "a", log_file=logs[0], **options)
+
+    def run(model: Any, name: str, log: Path, **more: Any) -> int:
+        return train(model, packer, order, settings, state_dir=tmp_path / name, log_file=log, **options, **more)
+
+    steps = run(undisturbed, "a", logs[0])
 
     def stop(_: int) -> tuple[set[int], Any]:
         def fail(step: int) -> None:
@@ -86,8 +93,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(
         return {5}, fail
 
     with pytest.raises(KeyboardInterrupt):
-        train(interrupted, packer, order, settings, state_dir=tmp_path / "b", log_file=logs[1], at_steps=stop, **options)
-    assert train(interrupted, packer, order, settings, state_dir=tmp_path / "b", log_file=logs[1], **options) == steps > 5
+        run(interrupted, "b", logs[1], at_steps=stop)
+    assert run(interrupted, "b", logs[1]) == steps > 5
     for (name, ours), expected in zip(interrupted.named_parameters(), undisturbed.parameters(), strict=True):
         assert torch.equal(ours, expected), name
     first, second = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)

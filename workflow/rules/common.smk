@@ -39,6 +39,27 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
+# The seeds of one job: all of them, or the wildcard that makes each a job of its own.
+SEEDS = range(preset.seeds) if preset.seeds_together else ["{seed}"]
+CELL = "/".join(["{arch}", "{objective}", "{scale}"] + ([] if preset.seeds_together else ["seed{seed}"]))
+
+
+def each_seed(pattern):
+    """The paths of a job's seeds."""
+    return expand(pattern, seed=SEEDS, allow_missing=True)
+
+
+def run_options(wildcards):
+    """The runs of a job, as options of the command line."""
+    seeds = range(preset.seeds) if preset.seeds_together else [wildcards.seed]
+    return [f"--run {wildcards.arch}/{wildcards.objective}/{wildcards.scale}/seed{seed}" for seed in seeds]
+
+
+def largest_first(wildcards):
+    """Long jobs first, so that none is left over at the end."""
+    return preset.scales.index(wildcards.scale)
+
+
 def pretrain_inputs(wildcards):
     """A run waits for what its architecture and its objective read, and for nothing else."""
     inputs = {

@@ -4,17 +4,18 @@ PICTURES = ["", ".no_picture"] if preset.evaluation.no_picture else [""]
 
 rule predict:
     input:
-        run=R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}",
+        runs=each_seed(R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}"),
         benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
     output:
         expand(
             R / "predictions" / CHECKPOINT / "{benchmark}{picture}.tsv",
+            seed=SEEDS,
             benchmark=BENCHMARKS,
             picture=PICTURES,
             allow_missing=True,
         ),
     log:
-        R / "logs/predict/{arch}/{objective}/{scale}/seed{seed}.log",
+        R / f"logs/predict/{CELL}.log",
     threads: preset.evaluation.threads
     params:
         preset=PRESET,
@@ -25,9 +26,11 @@ rule predict:
                 "evaluation": preset.evaluation.model_dump(exclude={"loss_captions", "trajectory_points"}),
             }
         ),
-        out=lambda w: R / "predictions" / CHECKPOINT.format(**w),
+        runs=run_options,
+        folder=R / "runs",
+        out=R / "predictions",
     shell:
-        "python -m eval predict --preset {params.preset} --arch {wildcards.arch} --checkpoint {input.run}/final "
+        "python -m eval predict --preset {params.preset} {params.runs} --runs {params.folder} "
         "--benchmarks {params.benchmarks} --out {params.out} > {log} 2>&1"
 
 

@@ -2,9 +2,10 @@ rule pretrain:
     input:
         unpack(pretrain_inputs),
     output:
-        directory(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain"),
+        [directory(path) for path in each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain")],
     log:
-        R / "logs/pretrain/{arch}/{objective}/{scale}/seed{seed}.log",
+        R / f"logs/pretrain/{CELL}.log",
+    priority: largest_first
     threads: preset.pretrain.threads
     params:
         preset=PRESET,
@@ -17,12 +18,13 @@ rule pretrain:
                 "trajectory_points": preset.evaluation.trajectory_points,
             }
         ),
-        state=lambda w: R / f".state/{w.arch}/{w.objective}/{w.scale}/seed{w.seed}/pretrain",
+        runs=run_options,
+        folder=R / "runs",
+        state=R / ".state",
         optional=lambda w, input: " ".join(
             f"--{name} {input[name]}" for name in ("vision", "scores") if name in input.keys()
         ),
     shell:
-        "prior pretrain --preset {params.preset} "
-        "--run {wildcards.arch}/{wildcards.objective}/{wildcards.scale}/seed{wildcards.seed} "
+        "prior pretrain --preset {params.preset} {params.runs} "
         "--train {input.train} --val {input.val} --tokenizer {input.tokenizer} --llm {input.llm} {params.optional} "
-        "--out {output} --state {params.state} > {log} 2>&1"
+        "--runs {params.folder} --state {params.state} > {log} 2>&1"
