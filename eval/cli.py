@@ -132,7 +132,14 @@ def words(scores: Table, train: Table, tokenizer: Table, out: Table) -> None:
 
 @app.command()
 def tables(
-    preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table
+    preset: PresetName,
+    metrics: Table,
+    items: Table,
+    fits: Table,
+    words: Table,
+    paper: Table,
+    out: Table,
+    quality: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Write every table as CSV and Markdown."""
     from eval.results import read_items, read_metrics, read_paper
@@ -141,7 +148,14 @@ def tables(
     laws = json.loads(fits.read_text(encoding="utf-8"))
     settings = _load(preset).statistics
     write_tables(
-        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(words)
+        read_metrics(metrics),
+        read_items(items),
+        laws,
+        settings,
+        read_paper(paper),
+        out,
+        pd.read_parquet(words),
+        json.loads(quality.read_text(encoding="utf-8")) if quality else None,
     )
 
 
@@ -186,4 +200,5 @@ def report(preset: PresetName, results: Table, paper: Table, out: Table) -> None
         out,
         about,
         pd.read_parquet(results / "words.parquet"),
+        json.loads((results / "reference/base/quality.json").read_text(encoding="utf-8")),
     )

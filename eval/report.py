@@ -128,9 +128,10 @@ def write_report(
     path: str | Path,
     about: About,
     words: pd.DataFrame | None = None,
+    quality: dict[str, Any] | None = None,
 ) -> None:
     """Write ``report.html`` from the tables' numbers and the PNG files in the folder `figures`."""
-    tables = all_tables(metrics, items, fits, settings, paper, words)
+    tables = all_tables(metrics, items, fits, settings, paper, words, quality)
     found = {key: Path(figures) / f"{key}.png" for key in CAPTIONS}
     images = {key: place.read_bytes() for key, place in found.items() if place.is_file()}
     said = findings({key: table for key, (table, _) in tables.items()}, fits)
@@ -146,6 +147,7 @@ def write_all(
     folder: str | Path,
     about: About,
     words: pd.DataFrame | None = None,
+    quality: dict[str, Any] | None = None,
 ) -> None:
     """Everything that people read, into `folder`: ``fits.json``, ``tables/``, ``figures/``, ``report.html``."""
     folder = Path(folder)

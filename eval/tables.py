@@ -31,7 +31,7 @@ from eval.statistics import (
     relative_improvement,
     testable,
 )
-from eval.words import extremes, show
+from eval.words import extremes, reference_quality, show, show_quality
 from prior.config import Statistics
 from prior.files import whole, write_text
 
@@ -186,6 +186,7 @@ def all_tables(
     settings: Statistics,
     paper: Paper,
     words: pd.DataFrame | None = None,
+    quality: dict[str, Any] | None = None,
 ) -> dict[str, tuple[pd.DataFrame, list[display.Display]]]:
     """Every table by name: its tidy numbers and how to show them. Tables without rows are left out."""
     tables = {
@@ -196,6 +197,8 @@ def all_tables(
     }
     if words is not None:
         tables["words"] = (ranked := extremes(words), show(ranked))
+    if quality is not None:
+        tables["reference"] = (known := reference_quality(quality), show_quality(known))
     return {name: table for name, table in tables.items() if len(table[0])}
 
 
@@ -207,10 +210,11 @@ def write_tables(
     paper: Paper,
     folder: str | Path,
     words: pd.DataFrame | None = None,
+    quality: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Write ``<name>.csv`` and ``<name>.md`` of every table into `folder`; return the paths."""
     paths = []
-    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper, words).items():
+    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper, words, quality).items():
         path = Path(folder) / f"{name}.csv"
         with whole(path) as temporary:
             # Ten digits: beyond the last place where machines agree there is nothing to read.

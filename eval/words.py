@@ -79,6 +79,31 @@ def extremes(words: pd.DataFrame, count: int = 25, at_least: int = 20) -> pd.Dat
     ]
 
 
+def reference_quality(quality: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """How well the reference LLM knows captions that it was trained on and others: the content of ``quality.json``."""
+    return pd.DataFrame(
+        [
+            {"reference": reference, "captions": part} | values
+            for reference, parts in quality.items()
+            for part, values in parts.items()
+        ]
+    )
+
+
+def show_quality(table: pd.DataFrame) -> list[Display]:
+    cells = pd.DataFrame(
+        {
+            "reference LLM": table.reference.replace({"all": "of all captions"}),
+            "captions": table.captions.str.replace("_", " "),
+            "perplexity": [f"{value:.2f}" for value in table.perplexity],
+            "mean p_r": [f"{value:.3f}" for value in table.mean_p_r],
+            "tokens": [f"{int(value):,}" for value in table.tokens],
+        }
+    )
+    note = "A reference that knows its training captions much better than others weighs what it has memorised."
+    return [Display("The reference LLM", cells, note)]
+
+
 def show(table: pd.DataFrame) -> list[Display]:
     """The extremes as one table, highest beside lowest."""
     sides = {}

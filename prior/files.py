@@ -15,11 +15,12 @@ from typing import Any
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; rename it into place when the block succeeds.
 
-    A block that raises leaves nothing behind, and an existing artefact stays as it was.
+    A block that raises leaves nothing behind, and an existing artefact stays as it was. What a killed process left
+    under the temporary name is cleared by the next attempt.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")
     _remove(temporary)
     try:
         yield temporary

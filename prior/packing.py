@@ -77,6 +77,7 @@ class Documents:
     relevant: np.ndarray | None = None
     ref_logprob: np.ndarray | None = None
     image: Callable[[int], bytes] | None = field(default=None, compare=False)
+    _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +88,14 @@ class Documents:
     def open_image(self, index: int) -> Image.Image:
         assert self.image is not None
         return Image.open(io.BytesIO(self.image(index))).convert("RGB")
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(width, height) of a picture, read from its header once for all runs over these documents."""
+        if index not in self._sizes:
+            assert self.image is not None
+            with Image.open(io.BytesIO(self.image(index))) as image:
+                self._sizes[index] = image.size
+        return self._sizes[index]
 
 
 def tokenize_captions(
@@ -216,10 +225,8 @@ class Packer:
         if documents.prompts is not None:
             lengths = lengths + documents.prompts.lengths
         if self.architecture is not None:
-            assert documents.image is not None
             for index in range(len(documents)) if indices is None else set(indices):
-                with Image.open(io.BytesIO(documents.image(index))) as image:
-                    lengths[index] += self.architecture.prefix_length(image.size)
+                lengths[index] += self.architecture.prefix_length(documents.image_size(index))
         return lengths
 
     def row(self, indices: Sequence[int]) -> Batch:

@@ -82,7 +82,7 @@ def text_document(index: int, seed: int) -> str:
     kind = rng.random()
     if kind < 0.4:
         return join(classified_caption(draw("text_only", rng), rng))[0]
-    if kind < 0.7:
+    if kind < 0.5:
         shown, asked = _interview(rng, questions.MIX, 1 + int(rng.random() * 3))
         return "\n".join([_description(shown, rng), *map(_exchange, asked)])
     # Each question is about another picture that nobody sees: only whether question and evidence agree can be learned.

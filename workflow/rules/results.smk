@@ -54,6 +54,7 @@ rule tables:
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
         words=R / "words.parquet",
+        reference=R / "reference/base",
         paper=PAPER,
     output:
         directory(R / "tables"),
@@ -64,7 +65,8 @@ rule tables:
         settings=digest(preset.statistics),
     shell:
         "python -m eval tables --preset {params.preset} --metrics {input.metrics} --items {input.item_rows} "
-        "--fits {input.fits} --words {input.words} --paper {input.paper} --out {output} > {log} 2>&1"
+        "--fits {input.fits} --words {input.words} --quality {input.reference}/quality.json --paper {input.paper} "
+        "--out {output} > {log} 2>&1"
 
 
 rule plots:
@@ -94,6 +96,7 @@ rule report:
         words=R / "words.parquet",
         tables=R / "tables",
         figures=R / "figures",
+        reference=R / "reference/base",
         paper=PAPER,
     output:
         R / "report.html",
