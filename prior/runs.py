@@ -215,18 +215,20 @@ def _describe(
 
 
 def commit() -> str:
-    """The git commit of the code, marked where the working tree differs from it; 'unknown' outside of a checkout."""
+    """The git commit of the code, with ``-dirty`` where code differs from it; 'unknown' outside of a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    code = [path for path in ("prior", "eval", "workflow", "Snakefile") if (root / path).exists()]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+    return f"{head}-dirty" if changed else head
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:
