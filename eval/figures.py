@@ -84,9 +84,11 @@ def trajectory(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics,
                 axes.plot(centres.step, centres.value, color=colour, marker=marker, markersize=4, label=name(objective))
             axes.set_title(f"{name(arch)}: {title}")
             axes.set_ylabel(label)
-            axes.set_xlim(left=0)
             if row == len(pairs) - 1:
                 axes.set_xlabel("training step")
+        if first is not None:
+            # Only now: a limit set earlier would cut what the later rows draw.
+            first.set_xlim(left=0)
     axes = figure.add_subplot(grid[:, width - 1])
     for objective in ("ntp", "prior"):
         style_of = {"color": style.colour(objective), "marker": style.marker(objective), "markersize": 4}
@@ -342,7 +344,9 @@ def _raw_trajectory(models: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(records, columns=["stage", "arch", "objective", "step", "seed", "value"])
     # Steps of tuning and of pre-training are different clocks: the later stage is shown.
     table = table[table.stage == max(table.stage, key=lambda stage: STAGES[stage], default="none")]
-    return table if table.step.nunique() > 1 else table[:0]
+    # Runs of different length end at different steps: what counts is how often one of them was asked.
+    several = len(table) and table.groupby(["arch", "objective", "seed"]).size().max() > 1
+    return table if several else table[:0]
 
 
 def _dot(
@@ -373,6 +377,8 @@ def _note_gap(axes: Axes, place: int, rows: pd.DataFrame, arch: str, metric: str
         return
     gap = paired_difference(ours, base, settings.confidence)
     text = f"{gap.estimate:+.3f}".replace("-", "−") + (f"\n± {gap.half_width:.3f}" if gap.n > 1 else "")
-    top = select(rows, arch=arch, metric=metric).value.max()
+    shown = select(rows, arch=arch, metric=metric)
+    spans = [mean_interval(part.value, settings.confidence) for _, part in shown.groupby(["objective", "picture"])]
+    top = max(shown.value.max(), *(span.high for span in spans if np.isfinite(span.high)), 0)
     offset = {"xytext": (0, 9), "textcoords": "offset points"}
     axes.annotate(text, (place, top), **offset, ha="center", fontsize=8, color=style.MUTED)
