@@ -88,7 +88,7 @@ def tokens(rng_seed: int = 2) -> pd.DataFrame:
     """Token scores: words the picture decides are mostly unlikely, the others mostly likely."""
     rng = np.random.default_rng(rng_seed)
     p = np.concatenate([rng.beta(1.2, 2.5, 900), rng.beta(4, 1, 1400), rng.beta(1, 12, 600)])
-    return pd.DataFrame({"word": "word", "p_r": p, "relevant": np.arange(len(p)) < 900})
+    return pd.DataFrame({"word": "word", "p_r": p, "weight": 1 - p, "relevant": np.arange(len(p)) < 900})
 
 
 def _scores(name: str, skill: float, objective: str = "model") -> dict[str, float]:
