@@ -41,7 +41,7 @@ wildcard_constraints:
 
 # The seeds of one job: all of them, or the wildcard that makes each a job of its own.
 SEEDS = range(preset.seeds) if preset.seeds_together else ["{seed}"]
-CELL = "/".join(["{arch}", "{objective}", "{scale}"] + ([] if preset.seeds_together else ["seed{seed}"]))
+CELL = "{arch}/{objective}/{scale}" if preset.seeds_together else "{arch}/{objective}/{scale}/seed{seed}"
 
 
 def each_seed(pattern):
