@@ -21,7 +21,10 @@ from prior.models.attention import document_layout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from prior.models import Architecture
+    from prior.models import Architecture, Picture
+
+# Pictures as models see them are kept in memory up to this size, and read anew beyond it.
+KEPT_BYTES = 2**29
 
 Batch = dict[str, torch.Tensor]
 
@@ -51,6 +54,28 @@ class Ragged:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
 
+class Pictures:
+    """Pictures as architectures see them, read once for all epochs and runs of a process while there is room."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, int], Picture] = {}
+        self.room = KEPT_BYTES
+
+    def read(
+        self, architecture: Architecture, indices: Sequence[int], open_image: Callable[[int], Image.Image]
+    ) -> list[Picture]:
+        """The pictures of `indices`; those that are not kept yet are opened."""
+        key = architecture.reading
+        missing = [index for index in indices if (key, index) not in self.kept]
+        fresh = architecture.read([open_image(index) for index in missing]) if missing else []
+        found = dict(zip(missing, fresh, strict=True))
+        for index, picture in found.items():
+            if (size := picture.features.nbytes) <= self.room:
+                self.kept[key, index] = picture
+                self.room -= size
+        return [found[index] if index in found else self.kept[key, index] for index in indices]
+
+
 @dataclass(frozen=True)
 class Documents:
     """Tokenised documents; `relevant` and `ref_logprob` lie beside the target tokens.
@@ -78,6 +103,7 @@ class Documents:
     ref_logprob: np.ndarray | None = None
     image: Callable[[int], bytes] | None = field(default=None, compare=False)
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    _pictures: Pictures = field(default_factory=Pictures, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +114,10 @@ class Documents:
     def open_image(self, index: int) -> Image.Image:
         assert self.image is not None
         return Image.open(io.BytesIO(self.image(index))).convert("RGB")
+
+    def pictures(self, architecture: Architecture, indices: Sequence[int]) -> list[Picture]:
+        """The documents' pictures as an architecture sees them."""
+        return self._pictures.read(architecture, indices, self.open_image)
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(width, height) of a picture, read from its header once for all runs over these documents."""
@@ -241,7 +271,7 @@ class Packer:
             ``is_picture`` (1, tokens) bool marks what a blind pass leaves out.
         """
         documents = self.documents
-        pictures = self._pictures(indices)
+        pictures = documents.pictures(self.architecture, indices) if self.architecture is not None else []
         tokens, is_picture, keep = [], [], []
         for place, index in enumerate(indices):
             picture = pictures[place].ids if pictures else []
@@ -272,11 +302,6 @@ class Packer:
         if pictures and self.architecture is not None:
             batch["pixel_values"] = self.architecture.collate(pictures)
         return batch
-
-    def _pictures(self, indices: Sequence[int]) -> list[Any]:
-        if self.architecture is None:
-            return []
-        return self.architecture.read([self.documents.open_image(index) for index in indices])
 
 
 MODEL_INPUTS = ("input_ids", "position_ids", "logits_to_keep", "document_rows", "document_cells", "pixel_values")

@@ -2,22 +2,24 @@
 
 An object is a coloured shape. For each picture one question is about an object that is there and one about an object
 that is not: any (random), one that captions like to mention (popular), or one made of a colour and a shape that are
-both there, on different things (adversarial). Both questions are about held-out combinations, or neither is.
+both there, on different things (adversarial). Which object is which is settled before the picture, at even odds, so
+that an object's name tells nothing of the answer; both are held-out combinations, or neither is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from numpy.random import Generator
+from itertools import islice
 
 from eval.benchmarks.generated import Pictures, Row, picture_name
 from prior.corpus.kinds import is_there
 from prior.corpus.questions import YES_NO_SUFFIX
 from prior.corpus.scenes import HELD_OUT, POPULAR, Scene
-from prior.corpus.world import COMBINATIONS, pick
+from prior.corpus.world import COMBINATIONS, sample
+from prior.errors import UserError
 
 CATEGORIES = ("random", "popular", "adversarial")
+# Pictures looked at for one pair of objects before another pair is drawn, and pairs drawn before giving up.
+PICTURES, PAIRS = 4000, 50
 Combination = tuple[str, str]
 
 
@@ -42,24 +44,20 @@ def rows(items: int, seed: int, corpus_seed: int, image_size: int) -> list[Row]:
 
 
 def _find(pictures: Pictures, category: str, held_out: bool) -> tuple[int, tuple[Combination, Combination]]:
-    for index, shown in pictures.scenes():
-        if objects := _objects(shown, category, held_out, pictures.rng):
-            pictures.used.add(index)
-            return index, objects
-    raise AssertionError("`scenes` ends by raising")
+    """A picture, an object in it and an object that is not."""
+    among = POPULAR if category == "popular" else [found for found in COMBINATIONS if (found in HELD_OUT) == held_out]
+    for _ in range(PAIRS):
+        there, absent = sample(pictures.rng, among, 2)
+        for index, shown in islice(pictures.scenes(), PICTURES):
+            if _allows(shown, there, absent, category):
+                pictures.used.add(index)
+                return index, (there, absent)
+    raise UserError(f"POPE of {pictures.items} items: no picture is left that allows a question; ask for fewer")
 
 
-def _objects(shown: Scene, category: str, held_out: bool, rng: Generator) -> tuple[Combination, Combination] | None:
-    """An object that is there and one that is not; None where the scene has none of the category."""
-    present = sorted({(thing.colour, thing.shape) for thing in shown.things})
-    candidates: Sequence[Combination] = {
-        "random": [found for found in COMBINATIONS if (found in HELD_OUT) == held_out],
-        "popular": POPULAR,
-        "adversarial": sorted({(colour, shape) for colour, _ in present for _, shape in present}),
-    }[category]
-    absent = [found for found in candidates if found not in present]
-    if not absent:
-        return None
-    hallucinated = pick(rng, absent)
-    alike = [found for found in present if (found in HELD_OUT) == (hallucinated in HELD_OUT)]
-    return (pick(rng, alike), hallucinated) if alike else None
+def _allows(shown: Scene, there: Combination, absent: Combination, category: str) -> bool:
+    present = {(thing.colour, thing.shape) for thing in shown.things}
+    if there not in present or absent in present:
+        return False
+    colour, shape = absent
+    return category != "adversarial" or (any(c == colour for c, _ in present) and any(s == shape for _, s in present))

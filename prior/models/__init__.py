@@ -39,6 +39,11 @@ class Architecture(Protocol):
 
     model: PreTrainedModel
 
+    @property
+    def reading(self) -> str:
+        """Names the way of reading pictures: under one name, every model reads a picture alike."""
+        ...
+
     def read(self, images: list[Image]) -> list[Picture]:
         """Turn RGB pictures into prefix tokens and features."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,10 @@ class HLVLM:
             LlavaForConditionalGeneration.from_pretrained(folder),
             AutoImageProcessor.from_pretrained(folder, backend="pil"),
         )
+
+    @cached_property
+    def reading(self) -> str:
+        return f"hlvlm {self.model.config.image_seq_length} {self.processor.to_json_string()}"
 
     def read(self, images: list[Image]) -> list[Picture]:
         """One ``<image>`` token per patch; features of shape (3, height, width)."""

@@ -216,6 +216,10 @@ class ULVLM:
     def load(cls, folder: Path) -> ULVLM:
         return cls(ULVLMForConditionalGeneration.from_pretrained(folder))
 
+    @property
+    def reading(self) -> str:
+        return f"ulvlm {self.model.config.patch_size} {self.model.config.max_side}"
+
     def read(self, images: list[Image]) -> list[Picture]:
         """``<vision>``, rows of ``<vpatch>`` joined by ``<vrow_sep>``, ``</vision>``; features (patches, 3·patch²)."""
         settings = self.model.config
