@@ -7,7 +7,7 @@ CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 ARGS ?=
 
 # A preset is a name or the path of a YAML file; its results are named by it.
-NAME = $(notdir $(PRESET:.yaml=))
+NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
 # What people read, beside the run.yaml of every run.
@@ -57,6 +57,7 @@ publish: ## Copy the small files of PRESET's results to results/published, to be
 	@for file in $(SMALL); do test -e $(RESULTS)/$$file || { echo "make publish: there is no $(RESULTS)/$$file; first: make run PRESET=$(PRESET)" >&2; exit 2; }; done
 	@rm -rf $(PUBLISHED).part && mkdir -p $(PUBLISHED).part
 	@cd $(RESULTS) && cp -R $(SMALL) $(CURDIR)/$(PUBLISHED).part/
+	@find $(PUBLISHED).part -name '.*' -type f -exec rm {} +
 	@cd $(RESULTS) && find runs -name run.yaml | LC_ALL=C sort | while read -r file; do echo "$${file%/run.yaml}:"; sed 's/^/  /' "$$file"; done > $(CURDIR)/$(PUBLISHED).part/provenance.yaml
 	@rm -rf $(PUBLISHED) && mv $(PUBLISHED).part $(PUBLISHED)
 	@du -sh $(PUBLISHED)
@@ -64,7 +65,7 @@ publish: ## Copy the small files of PRESET's results to results/published, to be
 env: $(MAIN) $(SCORER) ## Install what a run needs
 
 clean: ## Remove environments and caches; results stay
-	rm -rf .venv .venv-vlmevalkit .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis prior_vlm.egg-info
+	rm -rf .venv .venv-vlmevalkit .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache/matplotlib prior_vlm.egg-info
 	find prior eval tests workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(MAIN): envs/main.txt pyproject.toml

@@ -1,5 +1,7 @@
 """PRIOR, rebuilt: a preset goes in, every table and figure comes out."""
 
+import difflib
+
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/corpus.smk"
@@ -12,6 +14,16 @@ include: "workflow/rules/tune.smk"
 for path in sorted(Path(workflow.basedir, "workflow/rules/benchmarks").glob("*.smk")):
 
     include: str(path)
+
+
+# A benchmark is what some rule makes, so that a user's own needs nothing but a file of rules beside ours.
+for name in BENCHMARKS:
+    if not any(rule.is_producer(str(R / f"benchmarks/{name}.tsv")) for rule in workflow.rules):
+        known = [Path(path).stem for rule in workflow.rules for path in rule.output if "/benchmarks/" in str(path)]
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known benchmarks: {', '.join(known)}"
+        print(f"error: preset '{preset.name}': benchmarks.{name}: no rule makes it; {hint}", file=sys.stderr)
+        sys.exit(2)
 
 
 include: "workflow/rules/predict.smk"
@@ -29,3 +41,15 @@ rule figures:
     input:
         R / "tables",
         R / "figures",
+
+
+onsuccess:
+    for note in told(sorted(Path(R, "logs/corpus").glob("*.log")), "note: "):
+        print(note, file=sys.stderr)
+
+
+# The log of Snakemake holds the logs of failed jobs. A job that met a user's mistake said so in its own one line.
+onerror:
+    if mistakes := told(log, "error: "):
+        print(*mistakes, sep="\n", file=sys.stderr)
+        sys.exit(2)

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from prior.cli import Folder, PresetName, Runs, RunsFolder, _load, _threads, _tokenizer
-from prior.config import parse_run
+from prior.config import ScenesCorpus, parse_run
 from prior.errors import UserError
 from prior.files import whole
 
@@ -23,9 +23,10 @@ DEGENERATE = ("random", "always_yes", "always_no", "always_A")
 @app.command()
 def benchmark(name: str, preset: PresetName, out: Folder, val: Annotated[Path | None, typer.Option()] = None) -> None:
     """Write one benchmark as a TSV file in VLMEvalKit's format."""
-    from eval.benchmarks import GENERATORS, write_tsv
+    from eval.benchmarks import GENERATORS, check_benchmarks, write_tsv
 
     settings = _load(preset)
+    check_benchmarks(settings)
     entry = settings.benchmarks.get(name)
     if entry is None:
         raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
@@ -37,10 +38,22 @@ def benchmark(name: str, preset: PresetName, out: Folder, val: Annotated[Path | 
             raise UserError("CaptionChoice is made from held-out captions; name their folder with --val")
         made = rows(read_corpus(val), entry.items, entry.seed)
     else:
-        if settings.corpus.kind != "scenes":
-            raise UserError(f"benchmarks.{name}: it is made from generated scenes; use it with `corpus.kind: scenes`")
+        if name not in GENERATORS or not isinstance(settings.corpus, ScenesCorpus):
+            raise UserError(f"benchmarks.{name}: it is not made here; one of {', '.join(GENERATORS)} is")
         made = GENERATORS[name](entry.items, entry.seed, settings.corpus.seed, settings.corpus.image_size)
     write_tsv(made, out)
+
+
+@app.command()
+def check(preset: PresetName, benchmarks: Folder) -> None:
+    """Check every benchmark of a preset, before anything is trained to answer it."""
+    from eval.tsv import validate
+
+    for name, entry in _load(preset).benchmarks.items():
+        path = benchmarks / f"{name}.tsv"
+        frame = validate(path)
+        if entry.answer == "likelihood" and "A" not in frame:
+            raise UserError(f"{path}: `answer: likelihood` ranks options, but there are none; use `answer: generate`")
 
 
 @app.command()
@@ -120,14 +133,15 @@ def fit(preset: PresetName, metrics: Table, out: Table) -> None:
 
 
 @app.command()
-def words(scores: Table, train: Table, tokenizer: Table, out: Table) -> None:
-    """Gather the scored tokens of the training captions into words."""
-    from eval.words import word_scores
+def words(scores: Table, train: Table, tokenizer: Table, out: Table, tokens: Table) -> None:
+    """Gather the scored tokens of the training captions, and the words that they make up."""
+    from eval.words import token_scores, word_scores
     from prior.corpus.store import read_corpus
 
-    table = word_scores(read_corpus(train), _tokenizer(tokenizer), scores)
-    with whole(out) as temporary:
-        table.to_parquet(temporary, index=False)
+    records, speller = read_corpus(train), _tokenizer(tokenizer)
+    for path, gather in ((out, word_scores), (tokens, token_scores)):
+        with whole(path) as temporary:
+            gather(records, speller, scores).to_parquet(temporary, index=False)
 
 
 @app.command()
@@ -161,7 +175,7 @@ def tables(
 
 @app.command()
 def figures(
-    preset: PresetName, metrics: Table, items: Table, fits: Table, words: Table, paper: Table, out: Table
+    preset: PresetName, metrics: Table, items: Table, fits: Table, tokens: Table, paper: Table, out: Table
 ) -> None:
     """Draw every figure as PDF and PNG."""
     from eval.figures import write_figures
@@ -170,7 +184,7 @@ def figures(
     laws = json.loads(fits.read_text(encoding="utf-8"))
     settings = _load(preset).statistics
     write_figures(
-        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(words)
+        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(tokens)
     )
 
 
@@ -182,12 +196,12 @@ def report(preset: PresetName, results: Table, paper: Table, out: Table) -> None
 
     settings = _load(preset)
     described = sorted((results / "runs").glob("*/*/*/seed*/*/run.yaml"))
-    first = yaml.safe_load(described[0].read_text(encoding="utf-8"))
+    runs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in described]
     about = About(
         preset=settings.name,
         settings=settings.model_dump(mode="json"),
-        versions=first["versions"],
-        commit=first["commit"],
+        versions=runs[0]["versions"],
+        commits=tuple(dict.fromkeys(run["commit"] for run in runs)),
         provenance=tuple(str(path.relative_to(results)) for path in described),
     )
     write_report(

@@ -11,6 +11,7 @@ import pandas as pd
 from eval.results import BASELINE
 
 MINUS = "−"
+TESTABLE = "corrected average, testable columns only"
 NAMES = {
     "hlvlm": "H-LVLM",
     "ulvlm": "U-LVLM",
@@ -92,15 +93,18 @@ def main(table: pd.DataFrame) -> list[Display]:
             f"Benchmark scores at the largest scale ({scale} caption tokens)",
             pd.DataFrame(rows),
             f"Mean over {seeds} ± half the width of its t interval. MME in points, the others in percent. "
-            "A benchmark is testable where NTP's interval lies above every degenerate row: answers that need no model "
-            "(random, constant) and the same model without its picture.",
+            "A benchmark is testable where NTP's interval lies above what is expected from guessing, above constant "
+            "answers, and above the same model without its picture. Expected from guessing: a fair coin for yes/no, "
+            "otherwise one over the number of options. That holds for MMBench too, where all rotations of a question "
+            "must be right: consistent guessing, an option's text picked blindly and kept through the rotations, gets "
+            "as much; the random answers guess each rotation anew.",
         ),
         Display(
             "Averages and improvement over NTP",
             _averages(table),
             f"Raw average: {table[table.quantity == 'raw'].unit.iloc[0]}, as the paper plots it (points and percent "
             "alike, so MME dominates). Corrected average: each score rescaled so that guessing gives 0 and perfection "
-            "1, then averaged. "
+            "1, then averaged; beside it the same over the columns alone that are testable for the architecture. "
             "Relative improvement: ratio of raw averages minus one, paired by seed, with Fieller's interval. "
             + ("The paper's column is its abstract's average, from much larger models and data." if reported else ""),
         ),
@@ -147,16 +151,16 @@ def accuracy(table: pd.DataFrame) -> list[Display]:
     for (arch, objective, benchmark), part in table.groupby(["arch", "objective", "benchmark"], sort=False):
         by = {row.picture: row for row in part.itertuples()}
         asked = next(iter(by.values()))
-        cells = {"": f"{name(str(arch))} {name(str(objective))}", "benchmark": str(benchmark)}
+        cells = {"": who(str(arch), str(objective), "with"), "benchmark": str(benchmark)}
         for picture in ("with", "without"):
             row = by.get(picture)
             text = spread(row.value, row.low, row.high, 1, bounds=True) if row else ""
             cells[f"{picture} picture, %"] = text + ("" if row is None or row.above_chance else " ○")
-        rows.append(cells | {"guessing, %": number(asked.chance, 0), "items": str(asked.items)})
+        rows.append(cells | {"guessing, %": number(asked.chance, 1), "items": str(asked.items)})
     note = (
-        "Right answers in percent, interval by bootstrap over seeds and questions; ○ marks an interval that does not "
-        "lie above guessing. Every item counts for itself, so MMBench (each rotation alone) and MME differ from the "
-        "official scores above."
+        "Right answers in percent, interval by bootstrap over seeds and groups of items (rotations of one question, "
+        "questions about one picture); ○ marks an interval that does not lie above guessing. Every item counts for "
+        "itself, so MMBench (each rotation alone) and MME differ from the official scores above."
     )
     return [Display("Share of right answers against guessing", pd.DataFrame(rows), note)] if rows else []
 
@@ -173,6 +177,7 @@ def fits(table: pd.DataFrame) -> list[Display]:
             cells = {"": name(row.arch), "quantity": name(row.quantity), "objective": label, "exponent b": exponent}
             cells |= {"A": f"{row.A:.3g}" if math.isfinite(row.A) else ""}
             cells |= {"E": number(row.E, 3) if form == "power_floor" else ""}
+            cells |= {"largest deviation, %": number(row.largest_deviation_percent, 1)}
             rows.append(cells | {"remark": row.refused})
         cells = pd.DataFrame(rows)
         if not cells["exponent b"].any() and cells.remark.nunique() <= 2:
@@ -181,7 +186,9 @@ def fits(table: pd.DataFrame) -> list[Display]:
             cells = pd.DataFrame({"not fitted": [reason]})
         note = (
             "x: caption tokens. Exponents: mean over seeds of one fit each ± half the width of their t interval; A and "
-            "E from the fit to the seeds' mean. A larger b falls faster. Error is 1 − accuracy."
+            "E from the fit to the seeds' mean. A larger b falls faster. Error is 1 − accuracy. Largest deviation: by "
+            "how much that fit misses the seeds' mean at the worst scale; where this is not small beside the change "
+            "over the scales, the curve is no power law and b says little."
         )
         blank = [column for column in cells if not cells[column].astype(bool).any()]
         shown.append(Display(f"Power laws {name(str(form))}", cells.drop(columns=blank), note))
@@ -218,13 +225,15 @@ def _averages(table: pd.DataFrame) -> pd.DataFrame:
     paper = {row.arch: row.value for row in table[table.kind == "paper"].itertuples()}
     rows = []
     for (label, arch), part in _rows(table[table.kind.isin(["average", "gain"])]):
-        cells: dict[str, Any] = {"": label, "raw average": "", "corrected average": "", "relative improvement, %": ""}
-        cells |= {"corrected, minus NTP": "", "paper: improvement, %": ""}
+        cells: dict[str, Any] = {"": label, "raw average": "", "corrected average": "", TESTABLE: ""}
+        cells |= {"relative improvement, %": "", "corrected, minus NTP": "", "paper: improvement, %": ""}
         for row in part.itertuples():
             if (row.kind, row.quantity) == ("average", "raw"):
                 cells["raw average"] = spread(row.value, row.low, row.high, 1)
             elif (row.kind, row.quantity) == ("average", "corrected"):
                 cells["corrected average"] = spread(row.value, row.low, row.high, 3)
+            elif row.quantity == "corrected_testable":
+                cells[TESTABLE] = spread(row.value, row.low, row.high, 3)
             elif row.quantity == "relative":
                 cells["relative improvement, %"] = spread(row.value, row.low, row.high, 1, sign=True, bounds=True)
             else:

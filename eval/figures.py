@@ -156,8 +156,9 @@ def benchmarks(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics)
             where = {"benchmark": score.benchmark, "metric": score.metric}
             share = 100 / score.best
             for objective, part in select(metrics, arch=BASELINE, **where).groupby("objective"):
-                at = part.value.mean() * share
-                line = "-" if objective == "random" else style.DOTTED
+                guessed = objective == "random"
+                at = share * (score.chance if guessed and np.isfinite(score.chance) else part.value.mean())
+                line = "-" if guessed else style.DOTTED
                 axes.plot([at, at], [place - 0.36, place + 0.36], color=style.MUTED, linestyle=line, linewidth=1.4)
             for number, objective in enumerate(objectives):
                 y = place + 0.3 * (number - (len(objectives) - 1) / 2)
@@ -175,24 +176,28 @@ def benchmarks(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics)
     if first is not None:
         marked = any(not verdict.testable for found in verdicts.values() for verdict in found.values())
         note = "† not testable" if marked else ""
-        degenerate = [("random", "-"), ("constant answers", style.DOTTED)]
+        degenerate = [("expected from guessing", "-"), ("constant answers", style.DOTTED)]
         style.legend(figure, _objectives([rows]), hollow="without the picture", lines=degenerate, note=note)
     scale = tokens(float(rows.scale_tokens.max()))
     style.title(figure, f"Benchmark scores beside degenerate answers ({scale} caption tokens)")
     return figure
 
 
-def reference_scores(words: pd.DataFrame) -> Figure:
+def reference_scores(scored: pd.DataFrame) -> Figure:
     """Distribution of the reference LLM's probability of a token, for tokens the picture decides and for the others.
 
-    `words` holds ``word``, ``p_r`` (0-1) and ``relevant`` (bool; missing where unknown: then one distribution).
+    `scored` holds a row for each token: ``p_r`` (0-1) and ``relevant`` (bool; missing where unknown: then one
+    distribution).
     """
     figure = style.figure(6.6, 3.4)
     axes = figure.add_subplot()
     edges = np.linspace(0, 1, 26)
-    known = words.relevant.notna().all()
-    groups = {"relevant": words[words.relevant == True], "other": words[words.relevant == False]} if known else {}  # noqa: E712
-    for key, part in (groups or {"all": words}).items():
+    if scored.relevant.notna().all():
+        decided = scored.relevant.astype(bool)
+        groups = {"relevant": scored[decided], "other": scored[~decided]}
+    else:
+        groups = {"all": scored}
+    for key, part in groups.items():
         share = np.histogram(part.p_r, bins=edges)[0] * 100 / max(len(part), 1)
         colour = style.TOKENS[key]
         label = f"{key} tokens: {len(part):,}, mean {part.p_r.mean():.2f}"
@@ -212,7 +217,7 @@ def all_figures(
     fits: list[dict[str, Any]],
     settings: Statistics,
     paper: Paper,
-    words: pd.DataFrame | None = None,
+    scored: pd.DataFrame | None = None,
 ) -> dict[str, Callable[[], Figure | None]]:
     """Every figure by name, not yet drawn; those for which there is nothing to show draw None."""
     return {
@@ -221,7 +226,7 @@ def all_figures(
         "trajectory": lambda: trajectory(metrics, items, settings, paper),
         "losses": lambda: losses(metrics, settings),
         "benchmarks": lambda: benchmarks(metrics, items, settings),
-        "scores": lambda: None if words is None or words.empty else reference_scores(words),
+        "scores": lambda: None if scored is None or scored.empty else reference_scores(scored),
     }
 
 
@@ -232,12 +237,12 @@ def write_figures(
     settings: Statistics,
     paper: Paper,
     folder: str | Path,
-    words: pd.DataFrame | None = None,
+    scored: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write ``<name>.pdf`` and ``<name>.png`` of every figure into `folder`, always the same bytes."""
     paths = []
     with style.context():
-        for key, draw in all_figures(metrics, items, fits, settings, paper, words).items():
+        for key, draw in all_figures(metrics, items, fits, settings, paper, scored).items():
             figure = draw()
             if figure is None:
                 continue

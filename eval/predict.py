@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from eval.tsv import options
 from prior.corpus.questions import exchange, prompt
 from prior.models.attention import pack, unpack
-from prior.packing import Documents, Packer, Ragged
+from prior.packing import Documents, Packer, Ragged, encode
 from prior.scores import token_logprobs
 
 if TYPE_CHECKING:
@@ -22,18 +23,12 @@ if TYPE_CHECKING:
 
     from prior.models import Architecture, Picture
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Progress = Callable[[int], None]
-
-
-def options(row: pd.Series) -> tuple[str, ...]:
-    """The options of a multiple-choice row, in the order of their letters; empty for a yes/no question."""
-    return tuple(row[letter] for letter in LETTERS if letter in row.index and str(row[letter]).strip())
 
 
 def question_text(row: pd.Series) -> str:
     """What the model is asked: the text that VLMEvalKit's `build_prompt` makes of the row, in the tuning format."""
-    return exchange(prompt(row["question"], options(row) or None))
+    return exchange(prompt(row["question"], options(row), row.get("hint", "")))
 
 
 def open_image(encoded: str) -> Image.Image:
@@ -64,7 +59,7 @@ def generate_answers(
     model = architecture.model.eval()
     unpack(model)
     device = next(model.parameters()).device
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    encoded = encode(tokenizer, prompts)["input_ids"]
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     for start in range(0, len(order), batch_size):
@@ -101,20 +96,21 @@ def generate_answers(
 def likelihood_answers(
     architecture: Architecture,
     tokenizer: PreTrainedTokenizerFast,
-    choices: Sequence[tuple[str, ...]],
+    choices: Sequence[Mapping[str, str]],
     images: Sequence[bytes],
     with_picture: bool,
 ) -> list[str]:
     """The letter of the option that the picture makes most likely, for models that only know how to caption.
 
+    `choices` holds, for each question, the texts of its options by their letters.
     With its picture an option is ranked by log p(option | picture) − log p(option), so that common sentences have no
     advantage (pointwise mutual information, as in lm-evaluation-harness's ``acc_mutual_info``); without, by
     log p(option).
     """
     pack(architecture.model.eval())
     owner = [question for question, texts in enumerate(choices) for _ in texts]
-    texts = [text for group in choices for text in group]
-    tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    texts = [text for group in choices for text in group.values()]
+    tokens = encode(tokenizer, texts)["input_ids"]
     documents = Documents(
         ids=[str(number) for number in range(len(texts))],
         targets=Ragged.of([[*ids, tokenizer.eos_token_id] for ids in tokens], np.int32),
@@ -129,7 +125,7 @@ def likelihood_answers(
     if with_picture:
         ranking = total(documents) - ranking
     first = np.cumsum([0, *(len(group) for group in choices)])
-    return [LETTERS[int(np.argmax(ranking[first[i] : first[i + 1]]))] for i in range(len(choices))]
+    return [list(group)[int(np.argmax(ranking[first[i] : first[i + 1]]))] for i, group in enumerate(choices)]
 
 
 def predict(
@@ -171,10 +167,7 @@ def degenerate(frame: pd.DataFrame, kind: str, seed: int) -> pd.DataFrame | None
     multiple_choice = any(choices)
     if kind == "random":
         rng = np.random.default_rng([seed, 37])
-        predictions = [
-            LETTERS[int(rng.integers(len(texts)))] if texts else ("Yes", "No")[int(rng.integers(2))]
-            for texts in choices
-        ]
+        predictions = [tuple(texts or ("Yes", "No"))[int(rng.integers(len(texts) or 2))] for texts in choices]
     elif (kind == "always_A") != multiple_choice:
         return None
     else:

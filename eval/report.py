@@ -11,10 +11,8 @@ from typing import Any
 import pandas as pd
 
 from eval.display import Display, name, spread
-from eval.figures import write_figures
 from eval.results import Paper
-from eval.scaling import write_fits
-from eval.tables import all_tables, write_tables
+from eval.tables import all_tables
 from prior.config import Statistics
 from prior.files import write_text
 
@@ -29,7 +27,7 @@ CAPTIONS = {
     "losses": "Held-out loss at the largest scale, mean over seeds with its interval. Hollow: the same model asked "
     "without the picture. Numbers: PRIOR minus NTP with the picture, paired by seed.",
     "benchmarks": "Scores at the largest scale. A model is only worth more than its degenerate rows where it stands to "
-    "the right of them: random answers, constant answers, and itself without the picture.",
+    "the right of them: what is expected from guessing, constant answers, and itself without the picture.",
     "scores": "What the text-only reference LLM makes of caption tokens. PRIOR weighs a token by (1 − p_r)^α, so "
     "tokens on the left gain weight, whether the picture decides them or not.",
 }
@@ -45,12 +43,12 @@ ALT = {
 
 @dataclass(frozen=True)
 class About:
-    """What the page says about the run: its preset (nested settings), package versions, commit, and origins."""
+    """What the page says about the run: its preset (nested settings), package versions, commits, and origins."""
 
     preset: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    commit: str = ""
+    commits: tuple[str, ...] = ()
     provenance: tuple[str, ...] = ()
 
 
@@ -137,24 +135,6 @@ def write_report(
     said = findings({key: table for key, (table, _) in tables.items()}, fits)
     shown = {key: display for key, (_, display) in tables.items()}
     write_text(path, render(about, shown, said, images, settings.confidence))
-
-
-def write_all(
-    metrics: pd.DataFrame,
-    items: pd.DataFrame,
-    settings: Statistics,
-    paper: Paper,
-    folder: str | Path,
-    about: About,
-    words: pd.DataFrame | None = None,
-    quality: dict[str, Any] | None = None,
-) -> None:
-    """Everything that people read, into `folder`: ``fits.json``, ``tables/``, ``figures/``, ``report.html``."""
-    folder = Path(folder)
-    fits = write_fits(metrics, settings, folder / "fits.json")
-    write_tables(metrics, items, fits, settings, paper, folder / "tables", words)
-    write_figures(metrics, items, fits, settings, paper, folder / "figures", words)
-    write_report(metrics, items, fits, settings, paper, folder / "figures", folder / "report.html", about, words)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ REASONING = {"code_reasoning", "commonsense_reasoning", "numerical_calculation",
 class Score:
     """A column of the main table: which metric it shows and what guessing and perfection would give.
 
-    `chance` is the expectation of uniform guessing, `best` the maximum, both in the unit of the metric; NaN if unknown.
+    `chance` is the expectation of guessing, `best` the maximum, both in the unit of the metric; NaN if unknown.
     """
 
     label: str
@@ -45,11 +45,6 @@ class Paper:
 
     claims: pd.DataFrame
     trajectory: pd.DataFrame
-
-    def improvement(self, arch: str) -> float:
-        """Reported average relative improvement of PRIOR over NTP, in percent; NaN where none is reported."""
-        rows = self.claims.query("claim == 'relative_improvement' and arch == @arch")
-        return float(rows.value.iloc[0]) if len(rows) else float("nan")
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:
@@ -168,7 +163,8 @@ def arms(table: pd.DataFrame) -> list[tuple[str, str]]:
 def scores(metrics: pd.DataFrame, items: pd.DataFrame) -> list[Score]:
     """The benchmark columns that `metrics` holds, the paper's six first, with what guessing would give.
 
-    MME's maximum depends on how many of its categories are asked, which `items` knows.
+    MME's maximum depends on how many of its categories are asked, which `items` knows; what guessing gives where there
+    are options depends on how many there are (`guessing`).
     """
     asked = set(items[items.benchmark == "MME"].category.astype(str)) if len(items) else set()
     perception, reasoning = len(asked & PERCEPTION) or np.nan, len(asked & REASONING) or np.nan
@@ -176,17 +172,24 @@ def scores(metrics: pd.DataFrame, items: pd.DataFrame) -> list[Score]:
         # A coin is right on half the questions and on both questions of a quarter of the pictures: 50 + 25 points.
         Score("MME-P", "MME", "perception", 75 * perception, 200 * perception),
         Score("MME-R", "MME", "reasoning", 75 * reasoning, 200 * reasoning),
-        Score("MMStar", "MMStar", "accuracy", 25, 100),
+        Score("MMStar", "MMStar", "accuracy", guessing(metrics, "MMStar"), 100),
         Score("POPE (F1)", "POPE", "f1", 50, 100),
-        # Circular: all four rotations of a question must be right.
-        Score("MMBench", "MMBench", "accuracy", 100 / 4**4, 100),
-        Score("SEEDBench", "SEEDBench", "accuracy", 25, 100),
-        Score("CaptionChoice", "CaptionChoice", "accuracy", 25, 100, in_paper=False),
+        # Circular: all k rotations of a question must be right. Independent guesses would manage that with (1/k)^k, but
+        # who picks an option's text and keeps it through the rotations, seeing nothing, is right once in k questions.
+        Score("MMBench", "MMBench", "accuracy", guessing(metrics, "MMBench"), 100),
+        Score("SEEDBench", "SEEDBench", "accuracy", guessing(metrics, "SEEDBench"), 100),
+        Score("CaptionChoice", "CaptionChoice", "accuracy", guessing(metrics, "CaptionChoice"), 100, in_paper=False),
     ]
     present = set(zip(metrics.benchmark, metrics.metric, strict=True))
     extra = sorted(set(metrics.benchmark) - {score.benchmark for score in known} - {HELDOUT})
-    known += [Score(name, name, "accuracy", np.nan, 100, in_paper=False) for name in extra]
+    known += [Score(name, name, "accuracy", guessing(metrics, name), 100, in_paper=False) for name in extra]
     return [score for score in known if (score.benchmark, score.metric) in present]
+
+
+def guessing(metrics: pd.DataFrame, benchmark: str) -> float:
+    """The share of questions (percent) that one uniform guess each gets right: its metric ``chance``, NaN if absent."""
+    known = select(metrics, benchmark=benchmark, metric="chance").value
+    return float(known.iloc[0]) if len(known) else float("nan")
 
 
 def averaged(columns: list[Score]) -> list[Score]:

@@ -23,6 +23,8 @@ FORMULAS: dict[Form, str] = {"power": "A·x^-b", "power_floor": "E + A·x^-b"}
 # enough that one failed run cannot turn the line.
 HUBER_DELTA = 0.05
 STEEPEST = 3.0
+# How far the worst of the seeds' mean points lies from their fit, in percent.
+DEVIATION = "largest_deviation_percent"
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,10 @@ def fits(metrics: pd.DataFrame, settings: Statistics) -> list[dict[str, Any]]:
     """Fit every arm and quantity of `metrics`; JSON-able records.
 
     A ``fit`` record holds arch, objective, quantity, form, the fit of each seed, the fit of the seeds' mean
-    (``mean_fit``) and the exponent's t interval over seeds; a ``difference`` record the interval of an objective's
-    exponent minus NTP's, paired by seed. ``refused`` says why a fit or an interval is not given, else it is null.
+    (``mean_fit``) with its largest deviation from a point (`DEVIATION`: the exponential of the largest absolute log
+    residual, less one, in percent), and the exponent's t interval over seeds; a ``difference`` record the interval of
+    an objective's exponent minus NTP's, paired by seed. ``refused`` says why a fit or an interval is not given, else it
+    is null.
     """
     records: list[dict[str, Any]] = []
     for quantity, table in quantities(check_metrics(metrics)).items():
@@ -164,16 +168,18 @@ def _fit_arm(rows: pd.DataFrame, form: Form, settings: Statistics) -> tuple[dict
     empty = pd.Series(dtype=float)
     scales = sorted(int(scale) for scale in set(rows.scale_tokens))
     record: dict[str, Any] = {"formula": FORMULAS[form], "scales": scales, "exponent": asdict(_nothing())}
-    record |= {"mean_fit": None, "seeds": [], "refused": None}
+    record |= {"mean_fit": None, DEVIATION: None, "seeds": [], "refused": None}
     try:
         mean = rows.groupby("scale_tokens").value.mean()
-        record["mean_fit"] = asdict(fit_power_law(mean.index.to_numpy(), mean.to_numpy(), form, settings.min_scales))
+        law = fit_power_law(mean.index.to_numpy(), mean.to_numpy(), form, settings.min_scales)
+        residuals = np.log(mean.to_numpy() / law(mean.index.to_numpy()))
+        record |= {"mean_fit": asdict(law), DEVIATION: float(100 * np.expm1(np.abs(residuals).max()))}
         laws = {
             int(seed): fit_power_law(part.scale_tokens.to_numpy(), part.value.to_numpy(), form, settings.min_scales)
             for seed, part in rows.sort_values("scale_tokens").groupby("seed")
         }
     except UserError as error:
-        return record | {"mean_fit": None, "refused": str(error)}, empty
+        return record | {"mean_fit": None, DEVIATION: None, "refused": str(error)}, empty
     record["seeds"] = [{"seed": seed, **asdict(law)} for seed, law in laws.items()]
     failed = [f"seed{seed}" for seed, law in laws.items() if not law.converged]
     if failed:

@@ -27,10 +27,6 @@ class Interval:
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
-    def excludes(self, value: float) -> bool:
-        """Whether the interval exists and lies wholly to one side of `value`."""
-        return bool(self.low > value or self.high < value)
-
 
 def mean_interval(values: Sequence[float] | np.ndarray | pd.Series, confidence: float) -> Interval:
     """Mean of `values` (one per seed) with Student's t interval; one value has no interval (NaN bounds)."""
@@ -118,8 +114,9 @@ class Verdict:
 def testable(metrics: pd.DataFrame, score: Score, settings: Statistics) -> dict[str, Verdict]:
     """Per architecture: does NTP at the largest scale do better on `score` than answers that need no picture?
 
-    NTP's interval over seeds must lie above the mean of every degenerate row (random and constant answers) and above
-    the mean of the same model without its picture. Otherwise the benchmark is not testable, whatever PRIOR does.
+    NTP's interval over seeds must lie above the score expected from guessing, above the mean of every row of constant
+    answers, and above the mean of the same model without its picture. Otherwise the benchmark is not testable, whatever
+    PRIOR does. What a few draws of random answers happen to score counts only where their expectation is unknown.
     """
     where = {"benchmark": score.benchmark, "metric": score.metric}
     degenerate = select(metrics, arch=BASELINE, **where).groupby("objective").value.mean()
@@ -128,13 +125,15 @@ def testable(metrics: pd.DataFrame, score: Score, settings: Statistics) -> dict[
     for arch in dict.fromkeys(arch for arch, _ in arms(metrics)):
         ntp = by_seed(rows, arch=arch, objective="ntp", picture="with")
         blind = by_seed(rows, arch=arch, objective="ntp", picture="without")
-        bars = {name.replace("_", " "): float(value) for name, value in degenerate.items()}
-        if ntp.empty or blind.empty or not bars:
+        if ntp.empty or blind.empty or degenerate.empty:
             lacking = (
                 "NTP" if ntp.empty else "NTP without its picture" if blind.empty else "random and constant answers"
             )
             verdicts[arch] = Verdict(False, f"not testable: no scores of {lacking}")
             continue
+        bars = {name.replace("_", " "): float(value) for name, value in degenerate.items()}
+        if np.isfinite(score.chance):
+            bars = {"guessing": score.chance} | {k: bar for k, bar in bars.items() if k != "random"}
         bars["without picture"] = float(blind.mean())
         interval = mean_interval(ntp, settings.confidence)
         beaten_by = [f"{name} ({bar:.1f})" for name, bar in bars.items() if not interval.low > bar]

@@ -19,10 +19,12 @@ from eval.results import (
     by_seed,
     check_metrics,
     final,
+    guessing,
     largest,
     scores,
     select,
 )
+from eval.scaling import DEVIATION
 from eval.statistics import (
     Interval,
     bootstrap_accuracy,
@@ -41,6 +43,7 @@ MAIN_COLUMNS = [
 ]
 LOSSES = {"loss_relevant": "relevant", "loss_other": "other", "loss": "all"}
 DEGENERATE = {"random": 0, "always_yes": 1, "always_no": 2, "always_A": 3}
+CORRECTED = "0 guessing, 1 perfect"
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
@@ -52,13 +55,14 @@ def main_table(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics,
     ``score``
         a benchmark column; mean over seeds with its t interval,
     ``average``
-        ``raw`` (the paper's: mean of raw scores) or ``corrected`` (mean after 0 = guessing, 1 = perfect),
+        ``raw`` (the paper's: mean of raw scores), ``corrected`` (mean after 0 = guessing, 1 = perfect), or
+        ``corrected_testable`` (the same over the columns that are testable for this architecture),
     ``gain``
         ``relative`` (percent over NTP's raw average, Fieller) or ``corrected`` (minus NTP's), paired by seed,
     ``answers``
         ``yes_rate:<benchmark>`` and ``unparsed:<benchmark>``, percent,
     ``bound``
-        what uniform guessing (`objective` chance) and perfection (best) would give,
+        what is expected from guessing (`objective` chance; see `eval.results.scores`) and perfection (best) gives,
     ``testable``
         1 or 0 per architecture and column, with the reason in `note`,
     ``paper``
@@ -72,12 +76,18 @@ def main_table(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics,
     if not columns:
         return pd.DataFrame(columns=MAIN_COLUMNS)
     scale = int(rows.scale_tokens.max())
+    verdicts = {score.label: testable(metrics, score, settings) for score in columns}
     for arch, objective in arms(metrics):
         for picture in ("with", "without"):
             part = select(rows, arch=arch, objective=objective, picture=picture)
             base = select(rows, arch=arch, objective="ntp", picture=picture)
             key = {"arch": arch, "objective": objective, "picture": picture, "scale_tokens": scale}
             records += _model_rows(part, base, columns, key, settings, compare=objective != "ntp")
+            passed = [score for score in averaged(columns) if verdicts[score.label][arch].testable]
+            values = averages(part, passed).get("corrected") if passed else None
+            if values is not None:
+                mean = mean_interval(values, settings.confidence)
+                records.append(_record(key, "corrected_testable", "average", mean, CORRECTED))
     baseline = metrics[metrics.arch == BASELINE]
     for objective in sorted(set(baseline.objective), key=lambda name: (DEGENERATE.get(name, 9), name)):
         key = {"arch": BASELINE, "objective": objective, "picture": "without", "scale_tokens": 0}
@@ -92,7 +102,7 @@ def main_table(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics,
             key = {"arch": "bound", "objective": name, "picture": "", "scale_tokens": 0}
             records.append(_record(key, quantity, kind, exact, ""))
     for score in columns:
-        for arch, verdict in testable(metrics, score, settings).items():
+        for arch, verdict in verdicts[score.label].items():
             key = {"arch": arch, "objective": "ntp", "picture": "with", "scale_tokens": scale}
             answer = Interval(float(verdict.testable), np.nan, np.nan, 0)
             records.append(_record(key, score.label, "testable", answer, "yes/no") | {"note": verdict.reason})
@@ -133,18 +143,18 @@ def loss_table(metrics: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*names, "gain", "gain_low", "gain_high"])
 
 
-def accuracy_table(items: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+def accuracy_table(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     """Share of right answers (percent) at the largest scale against guessing, bootstrapped over seeds and items.
 
-    Columns: arch, objective, picture, benchmark, value, low, high, seeds, items, chance, above_chance. Every item
-    counts for itself (MMBench: every rotation), so guessing gives a half (yes/no) or a quarter (four options).
+    Columns: arch, objective, picture, benchmark, value, low, high, seeds, items, chance, above_chance; degenerate rows
+    come last. Every item counts for itself (MMBench: every rotation), so `chance` is one over the number of options.
     """
     names = ["arch", "objective", "picture", "benchmark", "value", "low", "high", "seeds", "items"]
     records = []
-    rows = largest(items) if len(items) else items
-    for (arch, objective, picture, benchmark), part in rows.groupby(names[:4]):
-        spread = bootstrap_accuracy(part, settings)
-        chance = 50.0 if set(part.answer.astype(str).str.lower()) <= {"yes", "no"} else 25.0
+    groups = list(largest(items).groupby(names[:4])) if len(items) else []
+    groups += list(select(items, arch=BASELINE).groupby(names[:4]))
+    for (arch, objective, picture, benchmark), part in groups:
+        spread, chance = bootstrap_accuracy(part, settings), guessing(metrics, benchmark)
         key = {"arch": arch, "objective": objective, "picture": picture, "benchmark": benchmark}
         value = {"value": spread.estimate, "low": spread.low, "high": spread.high, "seeds": spread.n}
         count = {"items": part.item.nunique(), "chance": chance, "above_chance": spread.low > chance}
@@ -159,7 +169,12 @@ def fits_table(fits: list[dict[str, Any]]) -> pd.DataFrame:
         law = fit.get("mean_fit") or {}
         key = {name: fit[name] for name in ("kind", "arch", "objective", "quantity", "form")}
         exponent = {name: fit["exponent"][name] for name in ("estimate", "low", "high", "n")}
-        records.append(key | exponent | {name: law.get(name) for name in "AbE"} | {"refused": fit["refused"] or ""})
+        records.append(
+            key
+            | exponent
+            | {name: law.get(name) for name in "AbE"}
+            | {DEVIATION: fit.get(DEVIATION), "refused": fit["refused"] or ""}
+        )
     columns = [
         "kind",
         "arch",
@@ -173,9 +188,10 @@ def fits_table(fits: list[dict[str, Any]]) -> pd.DataFrame:
         "A",
         "b",
         "E",
+        DEVIATION,
         "refused",
     ]
-    numbers = {name: float for name in ("estimate", "low", "high", "A", "b", "E")}
+    numbers = {name: float for name in ("estimate", "low", "high", "A", "b", "E", DEVIATION)}
     return pd.DataFrame(records, columns=columns).astype(numbers)
 
 
@@ -192,7 +208,7 @@ def all_tables(
     tables = {
         "main": (main := main_table(metrics, items, settings, paper), display.main(main)),
         "losses": (losses := loss_table(metrics, settings), display.losses(losses)),
-        "accuracy": (accuracy := accuracy_table(items, settings), display.accuracy(accuracy)),
+        "accuracy": (accuracy := accuracy_table(metrics, items, settings), display.accuracy(accuracy)),
         "fits": (laws := fits_table(fits), display.fits(laws)),
     }
     if words is not None:
@@ -257,7 +273,7 @@ def _model_rows(
             records.append(_record(key, score.label, "score", mean_interval(values, settings.confidence), unit))
     ours = averages(part, columns)
     for name, values in ours.items():
-        unit = f"mean of {len(averaged(columns))} raw scores" if name == "raw" else "0 guessing, 1 perfect"
+        unit = f"mean of {len(averaged(columns))} raw scores" if name == "raw" else CORRECTED
         records.append(_record(key, name, "average", mean_interval(values, settings.confidence), unit))
     theirs = averages(base, columns) if compare else {}
     if "raw" in ours and "raw" in theirs:
@@ -266,7 +282,7 @@ def _model_rows(
         records.append(_record(key, "relative", "gain", percent, "percent"))
     if "corrected" in ours and "corrected" in theirs:
         gap = paired_difference(ours["corrected"], theirs["corrected"], settings.confidence)
-        records.append(_record(key, "corrected", "gain", gap, "0 guessing, 1 perfect"))
+        records.append(_record(key, "corrected", "gain", gap, CORRECTED))
     for metric in ("yes_rate", "unparsed"):
         for benchmark, rows in part[part.metric == metric].groupby("benchmark"):
             percent_unit = rows.unit.iloc[0] == "percent"

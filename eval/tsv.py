@@ -50,12 +50,14 @@ def options(row: pd.Series) -> dict[str, str]:
 
 
 def groups(frame: pd.DataFrame, kind: Kind) -> pd.Series:
-    """The items that count as one, by a string per row: MMBench's question, MME's picture, otherwise the row itself."""
-    if kind == "mme":
-        return frame["image_path"]
+    """The rows that stand or fall together, by a string per row.
+
+    Rotations of a question (MMBench) are one group; elsewhere questions about the same picture are, if the benchmark
+    names its pictures in the column ``image_path``; otherwise each row is its own.
+    """
     if kind == "circular":
         return frame["g_index"] if "g_index" in frame else frame["index"].map(lambda index: str(int(index) % ROTATION))
-    return frame["index"]
+    return frame["image_path"] if "image_path" in frame else frame["index"]
 
 
 def read_benchmark(path: str | Path, pictures: bool = True) -> pd.DataFrame:
@@ -137,7 +139,7 @@ def validate(path: str | Path, pictures: bool = True) -> pd.DataFrame:
 def _problems(path: Path, frame: pd.DataFrame, pictures: bool) -> Iterator[str]:
     kind = kind_of(path.stem, list(frame.columns))
     missing = [column for column in ["index", "question", "answer", *_COLUMNS[kind]] if column not in frame]
-    if pictures and not {"image", "image_path"} & set(frame.columns):
+    if pictures and "image" not in frame:
         missing.append("image")
     if missing:
         yield f"lacks the column '{missing[0]}'; add it (have: {', '.join(frame.columns)})"

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -138,7 +139,8 @@ def score(modules: SimpleNamespace, kind: tsv.Kind, table: pd.DataFrame) -> tupl
     Returns
     -------
     Rows of ``metric, value, n_items, unit``, and a frame of ``item, group, category, correct, answer, prediction,
-    parsed`` with a row for each of `table`. `n_items` counts rows, or groups of rows where these are scored as one.
+    parsed`` with a row for each of `table`. `n_items` counts rows, or groups of rows where these are scored as one. The
+    metric ``chance`` is the share of rows that guessing among a row's options, or yes and no, gets right on average.
     """
     sheet, verdicts, parsed = _evaluate(modules, kind, table)
     items = pd.DataFrame(
@@ -186,6 +188,7 @@ def score(modules: SimpleNamespace, kind: tsv.Kind, table: pd.DataFrame) -> tupl
     if kind in ("mme", "pope", "yes/no"):
         add("yes_rate", 100 * (items["parsed"] == "Yes").mean(), len(items))
     add("unparsed", 100 * (items["parsed"] == "").mean(), len(items))
+    add("chance", 100 * float(np.mean([1 / (len(tsv.options(row)) or 2) for _, row in table.iterrows()])), len(items))
     return metrics, items
 
 

@@ -1,4 +1,4 @@
-"""From scored tokens to scored words: what the reference LLM expects, and what surprises it."""
+"""The scored captions, token by token and word by word: what the reference LLM expects, and what surprises it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ import numpy as np
 import pandas as pd
 
 from eval.display import Display
+from prior.packing import encode, tokenize_captions
 from prior.scores import read_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+def token_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) -> pd.DataFrame:
+    """Every scored token, the ends of the captions included, since PRIOR weighs these too.
+
+    Parameters are those of `word_scores`.
+
+    Returns
+    -------
+    DataFrame
+        ``p_r`` (float32) and ``relevant`` (boolean; missing where unknown), as training sees them.
+    """
+    relevant = tokenize_captions(records, tokenizer, image=False).relevant
+    _, _, logprob, _ = read_scores(scores)
+    assert relevant is not None and len(relevant) == len(logprob)
+    return pd.DataFrame({"p_r": np.exp(logprob), "relevant": pd.array(relevant, "Float32").astype("boolean")})
 
 
 def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) -> pd.DataFrame:
@@ -35,7 +52,7 @@ def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) 
     columns = [name for name in ("caption", "relevant") if name in records.column_names]
     table = records.select_columns(columns)[:]
     spans = table.get("relevant") or [None] * len(records)
-    offsets = tokenizer(table["caption"], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = encode(tokenizer, table["caption"])["offset_mapping"]
     _, tokens, logprob, _ = read_scores(scores)
     rows = []
     for index, caption in enumerate(table["caption"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 BOS, PAD, IMAGE, EOS = "<s>", "<pad>", "<image>", "</s>"
 VISION = ["<vision>", "<vpatch>", "<vrow_sep>", "</vision>"]
+LLAMA_LIKE = "a causal LM laid out like Llama, such as Llama, Mistral or Qwen"
 
 
 def train_tokenizer(texts: Iterable[str], settings: config.ScratchTokenizer) -> PreTrainedTokenizerFast:
@@ -49,17 +51,25 @@ def train_tokenizer(texts: Iterable[str], settings: config.ScratchTokenizer) -> 
 
 
 def hub_tokenizer(source: str) -> PreTrainedTokenizerFast:
-    """A tokenizer from a hub or folder, with the special tokens for pictures added where they are missing."""
+    """A tokenizer from a hub or folder, with the special tokens for pictures added where they are missing.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, does not tell where tokens lie in a text, or has no end-of-sequence token.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _from_hub(AutoTokenizer, source, "tokenizer")
+    if not tokenizer.is_fast:
+        raise UserError(f"tokenizer: '{source}' is not a fast tokenizer; give one that has a tokenizer.json")
+    if tokenizer.eos_token is None:
+        raise UserError(f"tokenizer: '{source}' has no end-of-sequence token; give one that has an eos_token")
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [IMAGE, *VISION]}, replace_additional_special_tokens=False
-    )
+    tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE, *VISION]}, replace_extra_special_tokens=False)
     return tokenizer
 
 
@@ -70,11 +80,48 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def hub_llm(source: str) -> PreTrainedModel:
-    """A causal LM from a hub or folder."""
+def hub_llm(source: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A causal LM from a hub or folder in float32, with an embedding for every token of `tokenizer`.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded, is not laid out like Llama, or does not know the tokenizer's own vocabulary.
+    """
     from transformers import AutoModelForCausalLM
 
-    return _from_hub(AutoModelForCausalLM, source, "llm")
+    model = _model_from_hub(AutoModelForCausalLM, source, "llm")
+    if not _is_llama_like(model):
+        raise UserError(f"llm: '{source}' ({model.config.model_type}) is not supported; give {LLAMA_LIKE}")
+    embeddings = model.get_input_embeddings().num_embeddings
+    own = 1 + max(number for token, number in tokenizer.get_vocab().items() if token not in (PAD, IMAGE, *VISION))
+    if own > embeddings:
+        raise UserError(
+            f"llm: '{source}' has embeddings for {embeddings} tokens, but the tokenizer has {own}; "
+            "give the LLM and the tokenizer of the same model"
+        )
+    if len(tokenizer) > embeddings:
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+@torch.no_grad()
+def _is_llama_like(model: PreTrainedModel) -> bool:
+    """Whether the LVLMs can take a causal LM apart: decoder and head alone compute, packed, what the whole does."""
+    from prior.models.attention import document_layout, pack, unpack
+
+    decoder: Any = getattr(model, "model", None)
+    head: Any = getattr(model, "lm_head", None)
+    if not hasattr(decoder, "embed_tokens") or head is None or head.bias is not None:
+        return False
+    model.eval()
+    ids = torch.arange(4)[None]
+    whole = model(ids, use_cache=False).logits
+    pack(model)
+    parts = head(decoder(ids, use_cache=False, **document_layout([ids.shape[1]])).last_hidden_state)
+    unpack(model)
+    return torch.allclose(whole, parts, rtol=1e-3, atol=1e-3)
 
 
 def new_llm(settings: config.ScratchLLM, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -101,10 +148,10 @@ def new_llm(settings: config.ScratchLLM, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def hub_vision(source: str, folder: Path) -> None:
-    """Save the vision tower and the image processor of a CLIP from a hub or folder."""
+    """Save the vision tower, in float32, and the image processor of a CLIP from a hub or folder."""
     from transformers import AutoImageProcessor, CLIPVisionModel
 
-    tower = _from_hub(CLIPVisionModel, source, "vision")
+    tower = _model_from_hub(CLIPVisionModel, source, "vision")
     processor = _from_hub(AutoImageProcessor, source, "vision", backend="pil")
     tower.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -116,15 +163,25 @@ def train_vision(
     settings: config.ScratchVision,
     folder: Path,
     state_dir: Path,
-    log_file: Path | None,
 ) -> None:
-    """Train a small CLIP contrastively on pictures and captions; save its vision tower and image processor."""
+    """Train a small CLIP contrastively on pictures and captions; save its vision tower, image processor and log.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer's end of sequence has the id 2 (see `train_tokenizer`).
+    """
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     from prior.packing import repeat_order, tokenize_captions
-    from prior.training import Loop, Rows, arguments, resume
+    from prior.training import LOG, Loop, Rows, arguments, resume
 
+    if tokenizer.eos_token_id == 2:
+        raise UserError(
+            "vision: a CLIP cannot be trained from scratch with a tokenizer whose end-of-sequence token has the id 2; "
+            "give a vision tower from a hub or folder, or another tokenizer"
+        )
     documents = tokenize_captions(records, tokenizer)
     longest = int(documents.targets.lengths.max())
     size = settings.image_size
@@ -178,24 +235,37 @@ def train_vision(
     recipe = config.Training(learning_rate=settings.learning_rate, threads=settings.threads)
     loop = Contrastive(
         model=model,
-        args=arguments(recipe, state_dir, settings.seed),
+        args=arguments(recipe, state_dir, settings.seed, len(plan)),
         train_dataset=Rows(plan, batch),
-        log_file=log_file,
     )
-    resume(loop, state_dir, log_file)
+    resume(loop)
     from transformers import CLIPVisionModel
 
     tower = CLIPVisionModel(model.config.vision_config)
     tower.load_state_dict(model.vision_model.state_dict())
     tower.save_pretrained(folder)
     processor.save_pretrained(folder)
+    shutil.copy(state_dir / LOG, folder)
+
+
+def _model_from_hub(loader: Any, source: str, what: str) -> Any:
+    """A model with float32 master weights, read from safetensors alone; none may be missing and left random."""
+    model, report = _from_hub(loader, source, what, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{what}: '{source}' has no weights for {len(missing)} parts of a {type(model).__name__} "
+            f"('{missing[0]}' is the first); give a whole checkpoint of the right kind"
+        )
+    return model
 
 
 def _from_hub(loader: Any, source: str, what: str, **options: Any) -> Any:
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise UserError(f"{what}: there is no folder '{source}'; give a folder or a hub id that exists")
     try:
-        return loader.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # Broken folders raise anything from OSError to SafetensorError.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{what}: '{source}' cannot be loaded ({first}); give a folder or a hub id that exists"
         ) from None

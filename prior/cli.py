@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prior.config import Preset, ScenesCorpus, load_preset, parse_run
+from prior.config import Preset, ScenesCorpus, parse_run, parse_tokens
 from prior.errors import CorpusTooSmall, UserError
+from prior.presets import load_preset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -86,10 +87,11 @@ def questions(preset: PresetName, out: Folder) -> None:
 
 @backbone.command()
 def tokenizer(preset: PresetName, train: Folder, text_only: Folder, out: Folder) -> None:
-    """Train a tokenizer on the captions and the text-only split, or fetch one."""
+    """Train a tokenizer on the captions and the text-only split, or fetch one; refuse scales beyond the corpus."""
     from prior.backbones import hub_tokenizer, train_tokenizer
     from prior.corpus.store import read_corpus
     from prior.files import whole
+    from prior.packing import nested_subset
 
     settings = _load(preset)
     if isinstance(settings.tokenizer, str):
@@ -97,6 +99,12 @@ def tokenizer(preset: PresetName, train: Folder, text_only: Folder, out: Folder)
     else:
         texts = [*read_corpus(train)["caption"], *read_corpus(text_only)["text"]]
         result = train_tokenizer(texts, settings.tokenizer.scratch)
+    # The first moment at which the corpus's size is known, and nothing has been trained yet.
+    largest = settings.scales[-1]
+    try:
+        nested_subset(_captions(train, result, image=False).targets.lengths, parse_tokens(largest), seed=0)
+    except CorpusTooSmall as error:
+        raise UserError(f"scales: {largest}: {error}; add captions or lower the scale") from None
     with whole(out) as folder:
         result.save_pretrained(folder)
 
@@ -112,15 +120,18 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
     settings = _load(preset).backbones.llm
     words = _tokenizer(tokenizer)
     if isinstance(settings, str):
-        model = hub_llm(settings)
-    else:
-        from prior.corpus.store import read_corpus
-        from prior.models.attention import unpack
-        from prior.packing import Packer, repeat_order, tokenize_texts
-        from prior.training import train
+        with whole(out) as folder:
+            hub_llm(settings, words).save_pretrained(folder)
+        return
+    from prior.corpus.store import read_corpus
+    from prior.models.attention import unpack
+    from prior.packing import Packer, repeat_order, tokenize_texts
+    from prior.state import private
+    from prior.training import LOG, train
 
-        recipe = settings.scratch
-        _threads(recipe.training.threads)
+    recipe = settings.scratch
+    _threads(recipe.training.threads)
+    with private(state, settings=recipe, inputs=_fingerprints(text_only, words)), whole(out) as folder:
         records = read_corpus(text_only)
         documents = tokenize_texts(records["id"], records["text"], words)
         model = new_llm(recipe, words)
@@ -129,9 +140,8 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
         packer = Packer(documents, words.bos_token_id)
         train(model, packer, order, recipe.training, seed=recipe.seed, state_dir=state)
         unpack(model)
-    with whole(out) as folder:
         model.save_pretrained(folder)
-    _discard(state)
+        shutil.copy(state / LOG, folder)
 
 
 @backbone.command()
@@ -140,15 +150,18 @@ def vision(preset: PresetName, train: Folder, tokenizer: Folder, out: Folder, st
     from prior.backbones import hub_vision, train_vision
     from prior.corpus.store import read_corpus
     from prior.files import whole
+    from prior.state import private
 
     settings = _load(preset).backbones.vision
-    with whole(out) as folder:
-        if isinstance(settings, str):
+    if isinstance(settings, str):
+        with whole(out) as folder:
             hub_vision(settings, folder)
-        else:
-            _threads(settings.scratch.threads)
-            train_vision(read_corpus(train), _tokenizer(tokenizer), settings.scratch, folder, state, None)
-    _discard(state)
+        return
+    recipe = settings.scratch
+    _threads(recipe.threads)
+    words = _tokenizer(tokenizer)
+    with private(state, settings=recipe, inputs=_fingerprints(train, words)), whole(out) as folder:
+        train_vision(read_corpus(train), words, recipe, folder, state)
 
 
 @app.command()
@@ -163,15 +176,17 @@ def reference(
     state: State,
 ) -> None:
     """Train the text-only reference LLM on the captions without the pictures."""
-    from prior.corpus.store import read_corpus
+    from prior.corpus.store import fingerprint, read_corpus
     from prior.packing import tokenize_texts
     from prior.reference import train_reference
 
     settings = _load(preset).reference
     _threads(settings.training.threads)
     words = _tokenizer(tokenizer)
+    inputs = _fingerprints(train, words, llm=llm)
     extra = None
     if settings.text_only:
+        inputs["text_only"] = fingerprint(text_only)
         records = read_corpus(text_only)
         extra = tokenize_texts(records["id"], records["text"], words)
     quality = train_reference(
@@ -182,12 +197,12 @@ def reference(
         settings,
         out,
         state,
+        inputs,
         extra=extra,
     )
     for name, parts in quality.items():
         for part, values in parts.items():
             print(f"{name}, {part}: perplexity {values['perplexity']:.2f}, mean p_r {values['mean_p_r']:.3f}")
-    _discard(state)
 
 
 @app.command()
@@ -229,26 +244,25 @@ def pretrain(
     from dataclasses import replace
 
     from prior import runs as training
+    from prior.corpus.store import fingerprint
     from prior.scores import align
 
     settings = _load(preset)
     _threads(settings.pretrain.threads)
     words = _tokenizer(tokenizer)
-    fingerprints = _fingerprints(train, words)
+    inputs = _fingerprints(train, words, llm=llm, vision=vision, scores=scores) | {"heldout": fingerprint(val)}
     documents = _captions(train, words)
     if scores is not None:
-        documents = replace(documents, ref_logprob=align(documents, scores, fingerprints))
+        documents = replace(documents, ref_logprob=align(documents, scores, _fingerprints(train, words)))
     heldout = _captions(val, words, limit=settings.evaluation.loss_captions)
     for name in run:
-        own = state / name / "pretrain"
         try:
             training.pretrain(
-                parse_run(name), settings, words, llm, vision, documents, heldout, runs / name / "pretrain", own,
-                fingerprints,
+                parse_run(name), settings, words, llm, vision, documents, heldout, runs / name / "pretrain",
+                state / name / "pretrain", inputs,
             )  # fmt: skip
         except CorpusTooSmall as error:
             raise UserError(f"scales: {name}: {error}; add captions or lower the scale") from None
-        _discard(own)
 
 
 @app.command()
@@ -266,9 +280,9 @@ def tune(
     from prior.corpus.store import read_corpus
     from prior.packing import tokenize_exchanges
 
-    settings = _load(preset).tune
-    assert settings is not None
-    _threads(settings.training.threads)
+    settings = _load(preset)
+    assert settings.tune is not None
+    _threads(settings.tune.training.threads)
     words = _tokenizer(tokenizer)
     pictures = read_corpus(train).select_columns(["id", "image"])
     place = {name: index for index, name in enumerate(pictures["id"])}
@@ -281,12 +295,12 @@ def tune(
         lambda index: pictures[place[asked[index]["id"]]]["image"],
     )
     for name in run:
-        own = state / name / "tuned"
+        checkpoint = runs / name / "pretrain/final"
+        inputs = _fingerprints(train, words, questions=questions, checkpoint=checkpoint)
         training.tune(
-            parse_run(name), runs / name / "pretrain/final", settings, words, documents, runs / name / "tuned", own,
-            _fingerprints(train, words),
+            parse_run(name), settings, checkpoint, words, documents, runs / name / "tuned", state / name / "tuned",
+            inputs,
         )  # fmt: skip
-        _discard(own)
 
 
 def _load(name: str) -> Preset:
@@ -314,11 +328,14 @@ def _captions(
     return tokenize_captions(read_corpus(folder), tokenizer, image, limit)
 
 
-def _fingerprints(train: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+def _fingerprints(corpus: Path, tokenizer: PreTrainedTokenizerFast, **others: Path | None) -> dict[str, str]:
+    """Fingerprints of a split, of the tokenizer, and of those other files and folders that are given."""
+    from prior import files
     from prior.corpus.store import fingerprint
     from prior.scores import tokenizer_fingerprint
 
-    return {"corpus": fingerprint(train), "tokenizer": tokenizer_fingerprint(tokenizer)}
+    prints = {"corpus": fingerprint(corpus), "tokenizer": tokenizer_fingerprint(tokenizer)}
+    return prints | {name: files.fingerprint(path) for name, path in others.items() if path is not None}
 
 
 def _threads(count: int) -> None:
@@ -327,11 +344,6 @@ def _threads(count: int) -> None:
 
     torch.set_num_threads(count)
     torch.set_num_interop_threads(1)
-
-
-def _discard(state: Path) -> None:
-    """Private checkpoints go once the artefact is whole."""
-    shutil.rmtree(state, ignore_errors=True)
 
 
 def _progress(items: Any, total: int, what: str) -> Any:

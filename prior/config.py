@@ -1,24 +1,20 @@
 """The preset of an experiment: every setting, its default value and its permitted range.
 
-A preset is one YAML file in ``workflow/presets``. This module is the only place where a default lives; everything else
-receives the resolved values. A preset may name another one under ``extends`` and override single fields of it.
+This module is the only place where a default lives; everything else receives the resolved values. How a preset is read
+from its file is the matter of `prior.presets`.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from prior.errors import UserError
-
-PRESETS = Path(__file__).resolve().parent.parent / "workflow" / "presets"
 
 
 def parse_tokens(text: str | int) -> int:
@@ -51,19 +47,55 @@ def _expand(value: Any) -> Any:
     return expanded
 
 
+def _source(value: str) -> str:
+    """A folder must be there; a hub id, ``name`` or ``organisation/name``, is not looked up here."""
+    local = value.startswith((".", "/", "~")) or value.count("/") > 1 or Path(value).exists()
+    if local and not Path(value).is_dir():
+        raise ValueError(f"there is no folder '{value}'; give one that exists, or a hub id such as organisation/name")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
+        raise ValueError(
+            f"'{value}' cannot be a name; use letters, digits and . _ + - and begin with a letter or digit"
+        )
+    return value
+
+
+def _form(value: Any) -> str:
+    return "<settings>" if isinstance(value, dict | BaseModel) else "<source>"
+
+
+def _kind(value: Any) -> str:
+    return f"<{value.get('kind') if isinstance(value, dict) else getattr(value, 'kind', None)}>"
+
+
 Scale = Annotated[str, BeforeValidator(_scale)]
-FolderPath = Annotated[str, BeforeValidator(_expand)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+FolderPath = Annotated[str, BeforeValidator(_expand), Field(min_length=1)]
+Name = Annotated[str, AfterValidator(_name)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0)]
+Epochs = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Part = TypeVar("Part", bound=str)
+Trainable = Annotated[tuple[Part, ...], Field(min_length=1, strict=False)]
+
+# Where a value may have several shapes, a tag in angle brackets tells them apart: `prior.presets` leaves it out of what
+# it tells the user.
+Own = TypeVar("Own")
+Source = Annotated[FolderPath, AfterValidator(_source), Tag("<source>")]
+Sourced = Annotated[Source | Annotated[Own, Tag("<settings>")], Discriminator(_form)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values do not change after loading."""
+    """Base of all settings: unknown keys are refused, values do not change after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A value has the type that is asked for (`yes` is not 1), and every number is finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ScenesCorpus(Settings):
@@ -73,7 +105,7 @@ class ScenesCorpus(Settings):
     train: Positive = 12_000
     val: Positive = 500
     text_only: Positive = 30_000
-    image_size: Positive = 48
+    image_size: Annotated[int, Field(ge=16)] = 48
     seed: Count = 0
 
 
@@ -90,7 +122,9 @@ class FolderCorpus(Settings):
     max_captions: Positive | None = None
 
 
-Corpus = Annotated[ScenesCorpus | FolderCorpus, Field(discriminator="kind")]
+Corpus = Annotated[
+    Annotated[ScenesCorpus, Tag("<scenes>")] | Annotated[FolderCorpus, Tag("<folder>")], Discriminator(_kind)
+]
 
 
 class Training(Settings):
@@ -103,7 +137,7 @@ class Training(Settings):
     max_grad_norm: Rate = 1.0
     row_tokens: Positive = 1024
     rows_per_step: Positive = 1
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Epochs = 1.0
     save_steps: Count = 0
     bf16: bool = False
     threads: Positive = 1
@@ -126,6 +160,16 @@ class ScratchLLM(Settings):
     training: Training = Training()
     seed: Count = 0
 
+    @model_validator(mode="after")
+    def _heads(self) -> ScratchLLM:
+        # Rotary positions turn the numbers of a head in pairs.
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not give {self.heads} heads an even width each; "
+                f"make it a multiple of {2 * self.heads}"
+            )
+        return self
+
 
 class ScratchVision(Settings):
     """A CLIP trained contrastively on the training pictures, of which the vision tower is kept."""
@@ -137,10 +181,25 @@ class ScratchVision(Settings):
     image_size: Positive = 48
     patch_size: Positive = 16
     batch_size: Positive = 128
-    epochs: Annotated[float, Field(gt=0)] = 4.0
+    epochs: Epochs = 4.0
     learning_rate: Rate = 1e-3
     threads: Positive = 1
     seed: Count = 0
+
+    @model_validator(mode="after")
+    def _shape(self) -> ScratchVision:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide into {self.heads} heads; "
+                f"make it a multiple of {self.heads}"
+            )
+        _whole_patches("image_size", self.image_size, self.patch_size)
+        return self
+
+
+def _whole_patches(name: str, side: int, patch_size: int) -> None:
+    if side % patch_size:
+        raise ValueError(f"{name} {side} is not a multiple of patch_size {patch_size}; make it one")
 
 
 class Tokenizer(Settings):
@@ -166,8 +225,8 @@ class Vision(Settings):
 class Backbones(Settings):
     """Each backbone is a hub id, a local folder, or ``scratch: {…}``."""
 
-    llm: FolderPath | LLM = LLM()
-    vision: FolderPath | Vision = Vision()
+    llm: Sourced[LLM] = LLM()
+    vision: Sourced[Vision] = Vision()
 
 
 class Reference(Settings):
@@ -177,7 +236,7 @@ class Reference(Settings):
     """
 
     training: Training = Training(learning_rate=1e-3)
-    cross_fit: Annotated[int, Field(ge=0)] = 0
+    cross_fit: Count = 0
     text_only: bool = False
     seed: Count = 0
 
@@ -192,7 +251,7 @@ class HLVLM(Settings):
     """A vision tower joined to an LLM by a two-layer MLP (LLaVA-1.5)."""
 
     vision_feature_layer: int = -2
-    trainable: tuple[Literal["projector", "llm", "vision"], ...] = ("projector", "llm")
+    trainable: Trainable[Literal["projector", "llm", "vision"]] = ("projector", "llm")
 
 
 class ULVLM(Settings):
@@ -200,7 +259,12 @@ class ULVLM(Settings):
 
     patch_size: Positive = 16
     max_side: Positive = 48
-    trainable: tuple[Literal["projector", "llm"], ...] = ("projector", "llm")
+    trainable: Trainable[Literal["projector", "llm"]] = ("projector", "llm")
+
+    @model_validator(mode="after")
+    def _patches(self) -> ULVLM:
+        _whole_patches("max_side", self.max_side, self.patch_size)
+        return self
 
 
 class Architectures(Settings):
@@ -212,9 +276,10 @@ class Architectures(Settings):
 
 
 class Objective(Settings):
-    """An entry of the registry in `prior.weighting`, with the values of its parameters."""
+    """An entry of the registry in `prior.weighting`, which knows its kinds, with the values of its parameters."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Rate]
     kind: str
 
     def parameters(self) -> dict[str, Any]:
@@ -253,12 +318,16 @@ class Statistics(Settings):
     seed: Count = 0
 
 
+# More tokens than a generated caption has under any tokenizer: a scale beyond this cannot be reached.
+LONGEST_CAPTION = 128
+
+
 class Preset(Settings):
     """A whole experiment."""
 
     name: Name
     corpus: Corpus = ScenesCorpus()
-    tokenizer: FolderPath | Tokenizer = Tokenizer()
+    tokenizer: Sourced[Tokenizer] = Tokenizer()
     backbones: Backbones = Backbones()
     reference: Reference = Reference()
     architectures: Architectures = Architectures()
@@ -274,7 +343,7 @@ class Preset(Settings):
     statistics: Statistics = Statistics()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Preset:
+    def _scales(self) -> Preset:
         sizes = [parse_tokens(scale) for scale in self.scales]
         if sizes != sorted(set(sizes)):
             raise ValueError("scales: list them once each, smallest first")
@@ -283,13 +352,53 @@ class Preset(Settings):
                 f"scales: {len(sizes)} given, but a power-law fit needs at least {self.statistics.min_scales}; "
                 "add scales"
             )
+        if isinstance(self.corpus, ScenesCorpus) and sizes[-1] > self.corpus.train * LONGEST_CAPTION:
+            raise ValueError(
+                f"scales: {self.scales[-1]} caption tokens are more than {self.corpus.train} captions can hold; "
+                "raise corpus.train or lower the scale"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objectives(self) -> Preset:
         if "ntp" not in self.objectives:
             raise ValueError("objectives: 'ntp' is missing; it is what every other objective is compared with")
+        if (kind := self.objectives["ntp"].kind) != "ntp":
+            raise ValueError(
+                f"objectives.ntp.kind: should be ntp, with which every other objective is compared (got '{kind}'); "
+                "give this objective another name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _models(self) -> Preset:
         if not self.architectures.names():
             raise ValueError("architectures: all are switched off; keep hlvlm or ulvlm")
+        if isinstance(self.backbones.llm, str) and isinstance(self.tokenizer, Tokenizer):
+            raise ValueError(
+                f"tokenizer: an LLM that is fetched knows only its own tokens; write `tokenizer: {self.backbones.llm}`"
+            )
+        vision, hlvlm = self.backbones.vision, self.architectures.hlvlm
+        if isinstance(vision, Vision) and hlvlm is not None:
+            layers = vision.scratch.layers
+            # As in transformers, the embeddings count as layer 0.
+            if not -layers - 1 <= hlvlm.vision_feature_layer <= layers:
+                raise ValueError(
+                    f"architectures.hlvlm.vision_feature_layer: the vision tower has {layers} layers; "
+                    f"choose from {-layers - 1} to {layers} (got {hlvlm.vision_feature_layer})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _answers(self) -> Preset:
+        if self.tune is not None and not isinstance(self.corpus, ScenesCorpus):
+            raise ValueError("tune: questions are made for `corpus.kind: scenes` only; write `tune: null`")
         generated = [name for name, entry in self.benchmarks.items() if entry.answer == "generate"]
         if generated and self.tune is None:
-            raise ValueError(f"tune: null, but {', '.join(generated)} needs a model that was taught to answer")
+            raise ValueError(
+                f"tune: null, but {', '.join(generated)} needs a model that was taught to answer; "
+                "leave it out or write `answer: likelihood`"
+            )
         return self
 
     def runs(self) -> list[str]:
@@ -332,99 +441,8 @@ def parse_run(name: str) -> Run:
     return Run(arch, objective, scale, int(seed.removeprefix("seed")))
 
 
-def load_preset(name: str) -> Preset:
-    """Load and validate a preset by its name in ``workflow/presets`` or by the path of a YAML file.
-
-    Raises
-    ------
-    UserError
-        If the preset does not exist or breaks the schema; the message names the nearest valid key or name.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
-    merged = _read(path)
-    merged["name"] = path.stem
-    try:
-        return Preset.model_validate(merged)
-    except ValidationError as error:
-        raise UserError(f"preset '{path.stem}': " + "; ".join(_explain(item) for item in error.errors()[:3])) from None
-
-
 def digest(value: Any) -> str:
     """A canonical JSON string of settings: what a Snakemake rule declares so that a changed value reruns it."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, sort_keys=True, default=lambda item: item.model_dump(mode="json"))
-
-
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a preset file laid over the preset that it extends."""
-    if not path.is_file():
-        known = sorted(entry.stem for entry in PRESETS.glob("*.yaml"))
-        nearest = difflib.get_close_matches(path.stem, known, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known presets: {', '.join(known)}"
-        raise UserError(f"preset '{path.stem}': there is no file {_short(path)}; {hint}")
-    if path.resolve() in seen:
-        raise UserError(f"preset '{path.stem}': 'extends' leads back to itself; name another preset there")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise UserError(f"preset '{path.stem}': {_short(path)}{line} is not valid YAML; mend its indentation") from None
-    if not isinstance(content, dict):
-        raise UserError(f"preset '{path.stem}': {_short(path)} holds no settings; write `key: value` lines")
-    base = content.pop("extends", None)
-    if base is None:
-        return content
-    parent = path.parent / base if str(base).endswith((".yaml", ".yml")) else PRESETS / f"{base}.yaml"
-    return _overlay(_read(parent, (*seen, path.resolve())), content)
-
-
-# Tables whose entries are named by the user: an overriding preset replaces them whole, so that it can also drop one.
-_REPLACED = {"objectives", "benchmarks"}
-
-
-def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        same_kind = isinstance(value, dict) and isinstance(base.get(key), dict)
-        if same_kind and key not in _REPLACED and value.get("kind", base[key].get("kind")) == base[key].get("kind"):
-            merged[key] = _overlay(base[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _explain(item: Any) -> str:
-    """One pydantic complaint as a phrase: where, what, remedy."""
-    place = [str(part) for part in item["loc"] if part not in ("scenes", "folder", "LLM", "Vision", "Tokenizer")]
-    where = ".".join(part for part in place if not part.startswith("function-"))
-    if item["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(place[-1], sorted(_known_keys(Preset)), n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; remove it"
-        return f"'{where}' is not a setting{hint}"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    given = item.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{where + ': ' if where else ''}{message}{shown}"
-
-
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    """Every key that occurs anywhere in a preset: candidates for "did you mean"."""
-    keys: set[str] = set()
-    stack: list[Any] = [model]
-    while stack:
-        annotation = stack.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys |= set(annotation.model_fields)
-            stack += [field.annotation for field in annotation.model_fields.values()]
-        else:
-            stack += list(getattr(annotation, "__args__", ()))
-    return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +40,21 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 (16 hexadecimal digits) over a file, or over the names and contents of a folder's files.
+
+    A folder's ``log.jsonl`` is left out: it holds times, and equal weights shall have equal fingerprints.
+    """
+    path = Path(path)
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and (file == path or file.name != "log.jsonl"):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(f"{file.relative_to(path)} {content}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def _remove(path: Path) -> None:

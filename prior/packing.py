@@ -128,6 +128,11 @@ class Documents:
         return self._sizes[index]
 
 
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Any:
+    """``input_ids`` and ``offset_mapping`` of texts: what looks like a special token in them is ordinary text."""
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+
+
 def tokenize_captions(
     records: Any, tokenizer: PreTrainedTokenizerFast, image: bool = True, limit: int | None = None
 ) -> Documents:
@@ -138,7 +143,7 @@ def tokenize_captions(
     count = len(records) if limit is None else min(limit, len(records))
     columns = [name for name in ("id", "caption", "relevant") if name in records.column_names]
     table = records.select_columns(columns)[:count]
-    encoded = tokenizer(table["caption"], add_special_tokens=False, return_offsets_mapping=True)
+    encoded = encode(tokenizer, table["caption"])
     targets = [[*ids, tokenizer.eos_token_id] for ids in encoded["input_ids"]]
     spans = table.get("relevant") or [None] * count
     relevant = [
@@ -156,7 +161,7 @@ def tokenize_captions(
 
 def tokenize_texts(ids: Sequence[str], texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Documents:
     """Tokenise plain texts, every token of which is a target."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    encoded = encode(tokenizer, texts)["input_ids"]
     return Documents(list(ids), Ragged.of([[*tokens, tokenizer.eos_token_id] for tokens in encoded], np.int32))
 
 
@@ -168,8 +173,8 @@ def tokenize_exchanges(
     image: Callable[[int], bytes] | None,
 ) -> Documents:
     """Tokenise prompts and answers; only the answers are targets."""
-    before = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    after = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    before = encode(tokenizer, prompts)["input_ids"]
+    after = encode(tokenizer, answers)["input_ids"]
     return Documents(
         list(ids),
         targets=Ragged.of([[*tokens, tokenizer.eos_token_id] for tokens in after], np.int32),
@@ -179,10 +184,17 @@ def tokenize_exchanges(
 
 
 def concatenate(first: Documents, second: Documents) -> Documents:
-    """Both sets of text documents, one after the other."""
+    """Both sets of text documents, one after the other; relevance is NaN where one of them does not know it."""
     offsets = np.concatenate([first.targets.offsets, first.targets.offsets[-1] + second.targets.offsets[1:]])
     values = np.concatenate([first.targets.values, second.targets.values])
-    return Documents([*first.ids, *second.ids], Ragged(values, offsets))
+    relevant = None
+    if first.relevant is not None or second.relevant is not None:
+        parts = [
+            np.full(len(part.targets.values), np.nan, np.float32) if part.relevant is None else part.relevant
+            for part in (first, second)
+        ]
+        relevant = np.concatenate(parts)
+    return Documents([*first.ids, *second.ids], Ragged(values, offsets), relevant=relevant)
 
 
 def select(documents: Documents, indices: np.ndarray) -> Documents:

@@ -7,6 +7,7 @@ that has seen it.
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from prior.files import whole, write_json
 from prior.models.attention import pack, unpack
 from prior.packing import Documents, Packer, concatenate, repeat_order, select
 from prior.scores import token_logprobs
+from prior.state import private
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -37,21 +39,23 @@ def train_reference(
     settings: config.Reference,
     out: Path,
     state_dir: Path,
-    log_file: Path | None = None,
+    fingerprints: dict[str, str],
     extra: Documents | None = None,
 ) -> dict[str, Any]:
     """Train the reference LLM, or one for each fold, and report how well it knows captions that it has (not) seen.
 
     `out` becomes a Hugging Face folder, or holds ``fold0``, ``fold1``, … with cross-fitting; ``quality.json`` in it has
-    perplexity and mean p_r on the captions trained on and on held-out ones. `extra` are captions without pictures.
+    perplexity and mean p_r on the captions trained on and on held-out ones. Beside each model lies its ``log.jsonl``.
+    `extra` are captions without pictures.
     """
     from transformers import AutoModelForCausalLM
 
+    from prior.training import LOG
     from prior.training import train as run
 
     fold = folds(len(train), settings.cross_fit, settings.seed)
     quality: dict[str, Any] = {}
-    with whole(out) as folder:
+    with private(state_dir, settings=settings, inputs=fingerprints), whole(out) as folder:
         for k in range(max(settings.cross_fit, 1)):
             seen = np.flatnonzero(fold != k) if settings.cross_fit else np.arange(len(train))
             documents = train if extra is None else concatenate(train, extra)
@@ -61,14 +65,16 @@ def train_reference(
             order = repeat_order(first, settings.training.epochs, settings.seed)
             packer = Packer(documents, tokenizer.bos_token_id)
             state = state_dir / f"fold{k}"
-            run(model, packer, order, settings.training, seed=settings.seed, log_file=log_file, state_dir=state)
+            run(model, packer, order, settings.training, seed=settings.seed, state_dir=state)
             pack(model)
             model.eval()
             name = f"fold{k}" if settings.cross_fit else "all"
             unseen = np.flatnonzero(fold == k) if settings.cross_fit else None
             quality[name] = evaluate(model, tokenizer, train, val, seen, unseen)
             unpack(model)
-            model.save_pretrained(folder / name if settings.cross_fit else folder)
+            place = folder / name if settings.cross_fit else folder
+            model.save_pretrained(place)
+            shutil.copy(state / LOG, place)
         write_json(folder / "quality.json", quality)
     return quality
 

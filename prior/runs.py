@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import platform
+import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,8 @@ from prior.files import whole, write_text
 from prior.models.attention import unpack
 from prior.packing import Documents, Packer, nested_subset, repeat_order
 from prior.scores import token_logprobs
-from prior.training import train
+from prior.state import append_lines, private, read_lines
+from prior.training import LOG, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,13 +52,17 @@ def pretrain(
     subset = nested_subset(documents.targets.lengths, config.parse_tokens(run.scale), run.seed)
     order = repeat_order(subset, preset.pretrain.epochs, run.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
-    curve = Heldout(architecture, heldout, tokenizer.bos_token_id)
+    curve = Heldout(architecture, heldout, tokenizer.bos_token_id, state_dir / "heldout.jsonl")
+    used = {"objective": objective, "architecture": settings, "training": preset.pretrain}
+    count = preset.evaluation.trajectory_points
 
     def points(steps: int) -> tuple[set[int], Any]:
-        count = preset.evaluation.trajectory_points
-        return {round(steps * k / count) for k in range(1, count)} if count else set(), curve.measure
+        # The last step is measured when all is done.
+        return {round(steps * k / count) for k in range(1, count)} - {steps}, curve.measure
 
-    with whole(out) as folder:
+    measured = {"captions": len(heldout), "points": count}
+    made_from = {"run": run, "settings": used, "heldout": measured, "inputs": fingerprints}
+    with private(state_dir, **made_from), whole(out) as folder:
         folder.mkdir(parents=True)
         steps = train(
             architecture.model,
@@ -64,18 +70,16 @@ def pretrain(
             order,
             preset.pretrain,
             seed=run.seed,
-            log_file=_log(state_dir),
             state_dir=state_dir,
             objective=objective,
             at_steps=points,
         )
-        curve.measure(steps)
-        curve.write(folder)
+        curve.write(folder, steps)
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
             folder / "run.yaml",
             run=run._asdict() | {"stage": "pretrain", "steps": steps},
-            settings={"objective": objective, "architecture": settings, "training": preset.pretrain},
+            settings=used,
             tokens={"captions": len(subset), "caption_tokens": int(documents.targets.lengths[subset].sum())},
             model=architecture.model,
             fingerprints=fingerprints,
@@ -84,8 +88,8 @@ def pretrain(
 
 def tune(
     run: config.Run,
+    preset: config.Preset,
     checkpoint: Path,
-    settings: config.Tune,
     tokenizer: PreTrainedTokenizerFast,
     documents: Documents,
     out: Path,
@@ -93,13 +97,15 @@ def tune(
     fingerprints: dict[str, str],
 ) -> None:
     """Teach a pre-trained LVLM to answer: the same questions in the same order for every run."""
+    settings = preset.tune
+    assert settings is not None
+    used = {"architecture": getattr(preset.architectures, run.arch), "tune": settings}
     architecture = models.load(run.arch, checkpoint)
+    architecture.set_trainable(used["architecture"].trainable)
     order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
     order = repeat_order(order, settings.training.epochs, settings.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
-    for name, parameter in architecture.model.named_parameters():
-        parameter.requires_grad_("vision_tower" not in name)
-    with whole(out) as folder:
+    with private(state_dir, run=run, settings=used, inputs=fingerprints), whole(out) as folder:
         folder.mkdir(parents=True)
         steps = train(
             architecture.model,
@@ -107,14 +113,13 @@ def tune(
             order,
             settings.training,
             seed=settings.seed,
-            log_file=_log(state_dir),
             state_dir=state_dir,
         )
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
             folder / "run.yaml",
             run=run._asdict() | {"stage": "tuned", "steps": steps},
-            settings={"tune": settings},
+            settings=used,
             tokens={"questions": len(documents), "answer_tokens": int(documents.targets.lengths.sum())},
             model=architecture.model,
             fingerprints=fingerprints,
@@ -122,9 +127,12 @@ def tune(
 
 
 class Heldout:
-    """Loss on held-out captions, with and without their pictures, at any step of a training."""
+    """Loss on held-out captions, with and without their pictures, at any step of a training.
 
-    def __init__(self, architecture: models.Architecture, documents: Documents, bos_token_id: int) -> None:
+    Rows are kept in `file`, among the private state, so that they are there when an interrupted training goes on.
+    """
+
+    def __init__(self, architecture: models.Architecture, documents: Documents, bos_token_id: int, file: Path) -> None:
         self.architecture = architecture
         self.documents = documents
         self.packers = {
@@ -132,10 +140,15 @@ class Heldout:
             "without": Packer(documents.without_pictures(), bos_token_id),
         }
         self.logprobs: dict[str, np.ndarray] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.file = file
 
     def measure(self, step: int) -> None:
-        """Add the rows of this step; the log-probabilities of the last call are what `write` stores."""
+        """Keep the rows of this step."""
+        append_lines(self.file, self.rows(step))
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """One row per picture mode and metric; the log-probabilities of the last call are what `write` stores."""
+        rows = []
         self.architecture.model.eval()
         relevant = self.documents.relevant
         for picture, packer in self.packers.items():
@@ -146,16 +159,18 @@ class Heldout:
                 parts |= {"loss_relevant": relevant == 1, "loss_other": relevant == 0}
             for metric, mask in parts.items():
                 value = -float(logprob[mask].mean(dtype=np.float64)) if mask.any() else float("nan")
-                self.rows.append(
+                rows.append(
                     {"step": step, "picture": picture, "metric": metric, "value": value, "n_items": int(mask.sum())}
                 )
+        return rows
 
-    def write(self, folder: Path) -> None:
-        """``heldout.csv`` with every measured step and ``token_logprobs.arrow`` with the last."""
+    def write(self, folder: Path, last: int) -> None:
+        """Measure the last step; ``heldout.csv`` has every measured step and ``token_logprobs.arrow`` the last."""
+        rows = read_lines(self.file) + self.rows(last)
         with (folder / "heldout.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(self.rows[0]))
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
         targets = self.documents.targets
         offsets = pa.array(targets.offsets.astype(np.int32))
         columns = {
@@ -171,22 +186,14 @@ class Heldout:
             arrow.write_table(table)
 
 
-def _log(state_dir: Path) -> Path:
-    """The log grows beside the private checkpoints, so that an interrupted run goes on writing it."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    if not any(state_dir.glob("checkpoint-*")):
-        (state_dir / "log.jsonl").unlink(missing_ok=True)
-    return state_dir / "log.jsonl"
-
-
 def _finish(
     folder: Path, state_dir: Path, architecture: models.Architecture, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Export the trained model; the private checkpoints have served once the run is whole."""
+    """Export the trained model and its log."""
     unpack(architecture.model)
     architecture.save(folder / "final")
     tokenizer.save_pretrained(folder / "final")
-    (state_dir / "log.jsonl").replace(folder / "log.jsonl")
+    shutil.copy(state_dir / LOG, folder)
 
 
 def _describe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,10 @@ from prior import config
 from prior.loss import token_nll, weighted_ntp_loss
 from prior.models.attention import pack
 from prior.packing import Batch, Packer, blind_inputs, model_inputs, plan_rows
+from prior.state import append_lines, mark_whole, read_lines, rewind
 from prior.weighting import REGISTRY, Context, Weighting, ntp
+
+LOG = "log.jsonl"
 
 
 class Rows(Dataset[Batch]):
@@ -36,19 +39,19 @@ class Rows(Dataset[Batch]):
 
 
 class Loop(Trainer):
-    """Trainer over ready-made batches in a given order, with a log of one JSON line per step.
+    """Trainer over ready-made batches in a given order, with ``log.jsonl`` in its folder: one JSON line per step.
 
     Subclasses say what the loss of a batch is. ``self.tokens_seen`` and ``self.watched`` feed the log.
     """
 
-    def __init__(self, *, log_file: Path | None, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(data_collator=_only, **kwargs)
         # Label tokens are counted over the whole optimizer step; see `CaptionLoop.compute_loss`. They lie in ``labels``
         # already aligned with the logits: without the second line Trainer would leave the first one out of the count.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         self.loss_is_scaled_for_ga = True
-        self.log_file = log_file
+        self.log_file = Path(str(self.args.output_dir)) / LOG
         self.tokens_seen = 0
         self.watched: dict[str, list[float]] = {}
         self.started = time.monotonic()
@@ -63,6 +66,12 @@ class Loop(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), str(folder / "model.safetensors"))
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"), strict=True)
 
@@ -73,7 +82,7 @@ class Loop(Trainer):
         total[1] += values.numel()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" not in logs or self.log_file is None:
+        if "loss" not in logs:
             return
         means = {name: total / count if count else None for name, (total, count) in self.watched.items()}
         self.watched.clear()
@@ -86,8 +95,7 @@ class Loop(Trainer):
             "tokens": self.tokens_seen,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        with self.log_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_lines(self.log_file, [line])
 
 
 class CaptionLoop(Loop):
@@ -147,8 +155,8 @@ class AtSteps(TrainerCallback):
             model.train()
 
 
-def arguments(settings: config.Training, state_dir: Path, seed: int) -> TrainingArguments:
-    """Trainer's arguments for one run; `state_dir` holds private checkpoints for resuming."""
+def arguments(settings: config.Training, state_dir: Path, seed: int, steps: int) -> TrainingArguments:
+    """Trainer's arguments for one run of so many steps; `state_dir` holds private checkpoints for resuming."""
     return TrainingArguments(
         output_dir=str(state_dir),
         per_device_train_batch_size=1,
@@ -157,7 +165,8 @@ def arguments(settings: config.Training, state_dir: Path, seed: int) -> Training
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.min_lr_ratio},
-        warmup_steps=settings.warmup_ratio,
+        # Trainer would read a ratio of 1 as one step.
+        warmup_steps=math.ceil(steps * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
@@ -182,7 +191,6 @@ def train(
     settings: config.Training,
     *,
     seed: int,
-    log_file: Path | None = None,
     state_dir: Path,
     objective: config.Objective | None = None,
     at_steps: Callable[[int], tuple[set[int], Callable[[int], None]]] | None = None,
@@ -198,7 +206,8 @@ def train(
     objective
         Entry of the registry; next-token prediction by default.
     state_dir
-        Private folder for checkpoints from which an interrupted run goes on, where ``settings.save_steps`` asks for it.
+        Private folder: ``log.jsonl``, and checkpoints from which an interrupted run goes on, where
+        ``settings.save_steps`` asks for them. Its files of JSON lines (``*.jsonl``) are cut to the step resumed from.
     at_steps
         Given the number of steps, says after which of them to call what.
 
@@ -213,33 +222,24 @@ def train(
     kind = objective.kind if objective else "ntp"
     loop = CaptionLoop(
         model=model,
-        args=arguments(settings, state_dir, seed),
+        args=arguments(settings, state_dir, seed, steps),
         train_dataset=rows,
         weighting=REGISTRY[kind].function,
         parameters=objective.parameters() if objective else {},
-        log_file=log_file,
         callbacks=callbacks,
     )
-    resume(loop, state_dir, log_file)
+    resume(loop)
     if loop.state.global_step != steps:
         raise RuntimeError(f"training stopped at step {loop.state.global_step} of {steps}")
     return steps
 
 
-def resume(loop: Loop, state_dir: Path, log_file: Path | None) -> None:
+def resume(loop: Loop) -> None:
     """Run the loop, from the last whole private checkpoint if there is one."""
-    # trainer_state.json is the last file of a checkpoint that Trainer writes.
-    checkpoints = sorted(state_dir.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime_ns)
-    if not checkpoints:
-        loop.train()
-        return
-    latest = checkpoints[-1].parent
-    step = json.loads(checkpoints[-1].read_text())["global_step"]
-    if log_file is not None and log_file.exists():
-        lines = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log_file.write_text("".join(line + "\n" for line in lines))
-        loop.tokens_seen = json.loads(lines[-1])["tokens"] if lines else 0
-    loop.train(resume_from_checkpoint=str(latest))
+    checkpoint, _ = rewind(loop.log_file.parent)
+    logged = read_lines(loop.log_file)
+    loop.tokens_seen = logged[-1]["tokens"] if logged else 0
+    loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _only(batch: list[Batch]) -> Batch:

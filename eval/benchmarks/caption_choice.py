@@ -38,7 +38,8 @@ def rows(corpus: Dataset, items: int, seed: int) -> pd.DataFrame:
 
     Returns
     -------
-    Table of at most `items` rows: index (int), question, A, B, C, D, answer (letter), category, image (base64).
+    Table of at most `items` rows: index (int), question, A, B, C, D, answer (letter), category, image_path (the
+    same for questions about one picture), image (base64).
 
     Raises
     ------
@@ -61,9 +62,8 @@ def rows(corpus: Dataset, items: int, seed: int) -> pd.DataFrame:
         wrong = iter(_distractors(pictures, own, right, captions, draw))
         options = {place: captions[right] if place == letter else next(wrong) for place in LETTERS}
         image = base64.b64encode(corpus[right]["image"]).decode("ascii")
-        table.append(
-            {"index": number, "question": QUESTION, **options, "answer": letter, "category": "caption", "image": image}
-        )
+        row = {"index": number, "question": QUESTION, **options, "answer": letter, "category": "caption"}
+        table.append({**row, "image_path": f"{min(own)}.png", "image": image})
     return pd.DataFrame(table)
 
 

@@ -7,7 +7,7 @@ question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class Question:
     kind: str
     category: str
 
+    @property
+    def prompt(self) -> str:
+        """The question with its options by letters, as `prompt` puts it."""
+        return prompt(self.text, dict(zip(LETTERS, self.options, strict=True)) if self.options else None)
+
 
 def ask(scene: Scene, kind: str, rng: Generator, goal: Goal) -> Question | None:
     """A question of a kind with the goal's answer about a scene; None where the scene does not allow one."""
@@ -80,12 +85,16 @@ def find(kind: str, split: str, stop: int, corpus_seed: int, rng: Generator) -> 
     raise UserError(f"none of the {stop} {split} pictures allows a question of kind '{kind}'; generate more pictures")
 
 
-def prompt(text: str, options: Sequence[str] | None) -> str:
-    """The text that VLMEvalKit's data sets put to a model: `ImageMCQDataset.build_prompt`, or the plain question."""
-    if options is None:
+def prompt(text: str, options: Mapping[str, str] | None, hint: str = "") -> str:
+    """The text that VLMEvalKit's data sets put to a model: `ImageMCQDataset.build_prompt`, or the plain question.
+
+    `options` are texts by their letters, in order; a hint is only given beside options.
+    """
+    if not options:
         return text
-    listed = "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=True))
-    return f"Question: {text}\nOptions:\n{listed}Please select the correct answer from the options above. \n"
+    before = f"Hint: {hint}\n" if hint else ""
+    listed = "".join(f"{letter}. {option}\n" for letter, option in options.items())
+    return f"{before}Question: {text}\nOptions:\n{listed}Please select the correct answer from the options above. \n"
 
 
 def exchange(prompt_text: str) -> str:
@@ -105,6 +114,6 @@ def tuning_questions(n: int, seed: int, n_train: int, corpus_seed: int) -> Itera
         index, question = find(pick(rng, MIX), "train", n_train, corpus_seed, rng)
         yield {
             "id": f"train-{index:06d}",
-            "prompt": exchange(prompt(question.text, question.options)),
+            "prompt": exchange(question.prompt),
             "answer": f" {question.said}",
         }

@@ -132,7 +132,7 @@ def _drop_bad(rows: list[Row], source: Path, images: Path, allowed: float) -> li
         raise UserError(
             f"{summary}; mend or remove them in '{images}', or raise corpus.max_bad_fraction above {allowed:g}"
         )
-    print(f"{summary}; left out, as corpus.max_bad_fraction {allowed:g} allows", file=sys.stderr)
+    print(f"note: {summary}; left out, as corpus.max_bad_fraction {allowed:g} allows", file=sys.stderr)
     return [row for row in rows if row.image not in bad]
 
 
@@ -164,7 +164,7 @@ def _read_texts(source: Path, held_out: Collection[str], limit: int | None) -> l
     rows = _read_rows(source, with_image=False)
     kept = [(number, row) for number, row in enumerate(rows) if row.image not in held_out]
     if len(kept) < len(rows):
-        print(f"{source.name}: {len(rows) - len(kept)} captions of held-out pictures left out", file=sys.stderr)
+        print(f"note: {source.name}: {len(rows) - len(kept)} captions of held-out pictures left out", file=sys.stderr)
     order = sorted(kept, key=lambda item: _fraction(str(item[0]), "cut:"))[:limit]
     if not order:
         raise UserError(f"{source.name}: no text-only captions are left; add some or remove corpus.text_only")
@@ -219,14 +219,14 @@ def _json_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
     try:
         value: Any = json.loads(content)
         if isinstance(value, dict):
-            names = {entry["id"]: str(entry["file_name"]) for entry in value["images"]}
+            names = {entry["id"]: _text(entry["file_name"]) for entry in value["images"]}
             for number, entry in enumerate(value["annotations"], start=1):
-                yield Row(names[entry["image_id"]], str(entry["caption"]).strip(), f"annotation {number}")
+                yield Row(names[entry["image_id"]], _text(entry["caption"]), f"annotation {number}")
         else:
             for number, entry in enumerate(value, start=1):
                 answers = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
-                image = str(entry["image"] if with_image else entry.get("image", ""))
-                yield Row(image, str(answers[0] if answers else "").strip(), f"entry {number}")
+                image = _text(entry["image"] if with_image else entry.get("image"))
+                yield Row(image, _text(answers[0] if answers else None), f"entry {number}")
     except json.JSONDecodeError as error:
         raise UserError(f"{source.name} line {error.lineno}: not valid JSON; mend it") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -234,3 +234,8 @@ def _json_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
             f"{source.name}: neither COCO's captions nor LLaVA's conversations ({type(error).__name__}: {error}); "
             "mend it or write a CSV file with image,caption rows"
         ) from None
+
+
+def _text(value: Any) -> str:
+    """A JSON value as text; null is none."""
+    return "" if value is None else str(value).strip()

@@ -107,7 +107,7 @@ def _interview(rng: Generator, kinds: Sequence[str], count: int) -> tuple[Scene,
 
 
 def _exchange(asked: questions.Question) -> str:
-    return f"{questions.exchange(questions.prompt(asked.text, asked.options))} {asked.said}"
+    return f"{questions.exchange(asked.prompt)} {asked.said}"
 
 
 def _description(shown: Scene, rng: Generator) -> str:

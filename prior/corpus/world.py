@@ -209,8 +209,6 @@ def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArr
         return (abs(x) <= 0.88) & (abs(y) <= 0.88)
     if shape == "triangle":
         return (abs(x) <= (y + 1) / 2) & (y <= 0.85)
-    if shape == "diamond":
-        return abs(x) / 0.8 + abs(y) <= 1
     if shape == "cross":
         return (abs(x) <= 0.32) | (abs(y) <= 0.32)
     # A star of five rays: the polygon's edges in the sector between a tip and the notch beside it.

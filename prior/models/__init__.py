@@ -56,6 +56,10 @@ class Architecture(Protocol):
         """Join the features of several pictures into the model's ``pixel_values``."""
         ...
 
+    def set_trainable(self, trainable: tuple[str, ...]) -> None:
+        """Leave gradients on in these parts alone; they are named as in the setting ``trainable``."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the model and what is needed to read pictures as an ordinary Hugging Face folder."""
         ...
@@ -87,8 +91,9 @@ def load(arch: str, folder: Path) -> Architecture:
     return ULVLM.load(folder)
 
 
-def freeze(model: torch.nn.Module, parts: dict[str, torch.nn.Module], trainable: tuple[str, ...]) -> None:
+def freeze(model: torch.nn.Module, parts: dict[str, list[torch.nn.Module]], trainable: tuple[str, ...]) -> None:
     """Leave gradients on only where a trainable part is; `parts` maps the names of settings to modules."""
     model.requires_grad_(False)
     for name in trainable:
-        parts[name].requires_grad_(True)
+        for part in parts[name]:
+            part.requires_grad_(True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     CLIPVisionModel,
@@ -37,15 +36,13 @@ class HLVLM:
     @classmethod
     def build(cls, settings: config.HLVLM, tokenizer: PreTrainedTokenizerFast, llm: Path, vision: Path) -> HLVLM:
         """Join a vision tower and an LLM by a freshly initialised projector."""
-        language = AutoModelForCausalLM.from_pretrained(llm)
-        tower = CLIPVisionModel.from_pretrained(vision)
-        if len(tokenizer) > language.get_input_embeddings().num_embeddings:
-            language.resize_token_embeddings(len(tokenizer))
+        language = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
+        tower = CLIPVisionModel.from_pretrained(vision, dtype=torch.float32)
         patches = (tower.config.image_size // tower.config.patch_size) ** 2
         model = LlavaForConditionalGeneration(
             LlavaConfig(
                 text_config=language.config,
-                vision_config=AutoConfig.from_pretrained(vision),
+                vision_config=tower.config,
                 image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
                 image_seq_length=patches,
                 projector_hidden_act="gelu",
@@ -63,11 +60,9 @@ class HLVLM:
         inner.language_model.load_state_dict(language.model.state_dict())
         model.lm_head.load_state_dict(language.lm_head.state_dict())
         model.tie_weights()
-        parts = {"projector": inner.multi_modal_projector, "llm": inner.language_model, "vision": inner.vision_tower}
-        freeze(model, parts, settings.trainable)
-        if "llm" in settings.trainable:
-            model.lm_head.requires_grad_(True)
-        return cls(model, AutoImageProcessor.from_pretrained(vision, backend="pil"))
+        lvlm = cls(model, AutoImageProcessor.from_pretrained(vision, backend="pil"))
+        lvlm.set_trainable(settings.trainable)
+        return lvlm
 
     @classmethod
     def load(cls, folder: Path) -> HLVLM:
@@ -91,6 +86,15 @@ class HLVLM:
 
     def collate(self, pictures: list[Picture]) -> torch.Tensor:
         return torch.stack([picture.features for picture in pictures])
+
+    def set_trainable(self, trainable: tuple[str, ...]) -> None:
+        inner = self.model.model
+        llm = [inner.language_model, self.model.lm_head]
+        freeze(
+            self.model,
+            {"projector": [inner.multi_modal_projector], "llm": llm, "vision": [inner.vision_tower]},
+            trainable,
+        )
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

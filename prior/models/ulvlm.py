@@ -184,9 +184,7 @@ class ULVLM:
     @classmethod
     def build(cls, settings: config.ULVLM, tokenizer: PreTrainedTokenizerFast, llm: Path) -> ULVLM:
         """Give an LLM a freshly initialised patch embedding."""
-        language = AutoModelForCausalLM.from_pretrained(llm)
-        if len(tokenizer) > language.get_input_embeddings().num_embeddings:
-            language.resize_token_embeddings(len(tokenizer))
+        language = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
         start, patch, row_end, end = tokenizer.convert_tokens_to_ids([VISION_START, PATCH, ROW_END, VISION_END])
         model = ULVLMForConditionalGeneration(
             ULVLMConfig(
@@ -206,11 +204,9 @@ class ULVLM:
         model.model.language_model.load_state_dict(language.model.state_dict())
         model.lm_head.load_state_dict(language.lm_head.state_dict())
         model.tie_weights()
-        parts = {"projector": model.model.patch_embedding, "llm": model.model.language_model}
-        freeze(model, parts, settings.trainable)
-        if "llm" in settings.trainable:
-            model.lm_head.requires_grad_(True)
-        return cls(model)
+        lvlm = cls(model)
+        lvlm.set_trainable(settings.trainable)
+        return lvlm
 
     @classmethod
     def load(cls, folder: Path) -> ULVLM:
@@ -239,6 +235,11 @@ class ULVLM:
 
     def collate(self, pictures: list[Picture]) -> torch.Tensor:
         return torch.cat([picture.features for picture in pictures])
+
+    def set_trainable(self, trainable: tuple[str, ...]) -> None:
+        inner = self.model.model
+        llm = [inner.language_model, self.model.lm_head]
+        freeze(self.model, {"projector": [inner.patch_embedding], "llm": llm}, trainable)
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

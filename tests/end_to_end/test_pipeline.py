@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = os.environ.get("PRIOR_PHOTOS")
@@ -32,10 +33,25 @@ def snakemake(folder: Path, preset: str, *more: str) -> str:
     return done.stdout + done.stderr
 
 
-def planned(folder: Path, preset: str) -> set[str]:
-    """Rules that a dry run would execute."""
-    listed = snakemake(folder, preset, "--dry-run", "--quiet", "host", "progress")
-    return {line.split()[1].rstrip(":") for line in listed.splitlines() if line.startswith(("rule ", "localrule "))}
+def refused(folder: Path, preset: str, *more: str) -> list[str]:
+    """What is said, line by line, by a command that stops at a user's mistake."""
+    done = subprocess.run(command(folder, preset, *more), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stdout[-6000:] + done.stderr[-6000:]
+    return done.stderr.splitlines()
+
+
+def planned(folder: Path, preset: str, *targets: str) -> dict[str, str]:
+    """Rules that a dry run would execute, each with all that it would write."""
+    listed = snakemake(folder, preset, *targets, "--dry-run", "--quiet", "host", "progress")
+    outputs: dict[str, str] = {}
+    rule = ""
+    for line in listed.splitlines():
+        if line.startswith(("rule ", "localrule ")):
+            rule = line.split()[1].rstrip(":")
+            outputs.setdefault(rule, "")
+        elif line.startswith("    output: "):
+            outputs[rule] += line
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +88,8 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     tiny: tuple[Path, str],
 ) -> None:
     folder, preset = tiny
-    assert planned(folder, preset) == set()
+    assert not planned(folder, preset)
+    outputs = {}
     shown = {"tables", "plots", "report"}
     measured = {"metrics", "fits", "all", *shown}
     for change, expected in {
@@ -84,16 +101,28 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
         "reference: {training: {learning_rate: 0.5}}": {
             "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
         },
+        "corpus: {val: 61}": {
+            "corpus", "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
+        },
+        "corpus: {text_only: 501}": {
+            "corpus", "tokenizer", "llm", "vision",
+            "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
+        },
     }.items():  # fmt: skip
         Path(preset).write_text(f"extends: tiny\n{change}\n")
-        assert planned(folder, preset) == expected, change
+        outputs[change] = planned(folder, preset)
+        assert set(outputs[change]) == expected, change
+    redone = outputs["corpus: {text_only: 501}"]["corpus"]
+    assert "/text_only" in redone and "/train" not in redone and "/val" not in redone
     # What PRIOR's settings change, NTP's runs do not notice.
-    listed = snakemake(folder, preset, "--dry-run")
-    assert (
-        "/prior/" in listed and "runs/hlvlm/ntp" not in listed.replace("input: ", "\ninput: ").split("rule metrics")[0]
-    )
+    redone = outputs["objectives: {ntp: {kind: ntp}, prior: {kind: prior, alpha: 2.0}}"]["pretrain"]
+    assert "runs/hlvlm/prior/" in redone and "runs/hlvlm/ntp/" not in redone
+    # A preset is known by its name, wherever it lies.
     Path(preset).write_text("extends: tiny\n")
-    assert planned(folder, preset) == set()
+    moved = folder / "elsewhere" / "mine.yaml"
+    moved.parent.mkdir()
+    moved.write_text("extends: tiny\n")
+    assert not planned(folder, str(moved))
 
 
 def test_killed_runs_end_with_the_same_metrics(tiny: tuple[Path, str], tmp_path: Path) -> None:
@@ -121,11 +150,51 @@ def test_killed_runs_end_with_the_same_metrics(tiny: tuple[Path, str], tmp_path:
 def test_a_mistake_in_the_preset_stops_snakemake_with_one_line_and_code_2(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("extends: tiny\nobjectives: {ntp: {kind: ntp}, mine: {kind: priro}}\n")
-    done = subprocess.run(command(tmp_path, str(preset), "--dry-run"), capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    errors = [line for line in (done.stdout + done.stderr).splitlines() if "error:" in line]
-    assert errors == ["error: objectives.mine.kind: there is no objective 'priro'; did you mean 'prior'?"]
+    mistake = "error: objectives.mine.kind: there is no objective 'priro'; did you mean 'prior'?"
+    assert refused(tmp_path, str(preset), "--dry-run")[-1] == mistake
+    preset.write_text("extends: tiny\nbenchmarks: {MEM: {items: 30}}\n")
+    mistake = "error: preset 'mine': benchmarks.MEM: no rule makes it; did you mean 'MME'?"
+    assert refused(tmp_path, str(preset), "--dry-run")[-1] == mistake
+    preset.write_text("extends: photos\ncorpus: {folder: nowhere}\n")
+    mistake = "error: corpus.folder: there is no 'nowhere'; name the right one in preset 'mine'"
+    assert refused(tmp_path, str(preset))[-1] == mistake
     assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_corpus_says_what_is_wrong_with_it_and_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    pictures = tmp_path / "album" / "images"
+    pictures.mkdir(parents=True)
+    for shade in range(30):
+        Image.new("RGB", (8, 8), (shade, 100, 200)).save(pictures / f"{shade}.png")
+    (pictures / "0.png").write_text("no picture")
+    captions = tmp_path / "album" / "captions.csv"
+    captions.write_text("image,caption\n" + "".join(f"{shade}.png,a shade of {shade}\n" for shade in range(30)))
+    preset = tmp_path / "mine.yaml"
+
+    def write(settings: str, scales: str) -> str:
+        preset.write_text(
+            f"extends: photos\ncorpus: {{folder: album, text_only: null, {settings}}}\nscales: {scales}\n"
+        )
+        return str(preset)
+
+    told = refused(tmp_path, write("max_bad_fraction: 0", "[10, 20, 40]"), "results/mine/tokenizer")
+    assert told[-1].startswith("error: captions.csv: 1 of 30 pictures cannot be used ('0.png' cannot be decoded)")
+    told = refused(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 4k]"), "results/mine/tokenizer")
+    assert told[-1].startswith("error: scales: 4k: 4000 caption tokens are asked for, but the corpus holds ")
+    said = snakemake(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 40]"), "results/mine/tokenizer")
+    assert said.count("\nnote: captions.csv: 1 of 30 pictures cannot be used") == 1
+
+    def redone() -> set[str]:
+        return set(planned(tmp_path, str(preset), "results/mine/tokenizer"))
+
+    original = (pictures / "1.png").read_bytes(), (pictures / "1.png").stat()
+    (pictures / "1.png").write_bytes((pictures / "2.png").read_bytes())
+    assert redone() == {"corpus", "tokenizer"}
+    (pictures / "1.png").write_bytes(original[0])
+    os.utime(pictures / "1.png", ns=(original[1].st_atime_ns, original[1].st_mtime_ns))
+    assert redone() == set()
+    captions.write_text(captions.read_text().replace("a shade of 7\n", "a shade of seven\n"))
+    assert redone() == {"corpus", "tokenizer"}
 
 
 @pytest.mark.skipif(not PHOTOS, reason="PRIOR_PHOTOS names no folder of captioned photographs")

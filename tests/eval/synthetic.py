@@ -88,7 +88,7 @@ def tokens(rng_seed: int = 2) -> pd.DataFrame:
     """Token scores: words the picture decides are mostly unlikely, the others mostly likely."""
     rng = np.random.default_rng(rng_seed)
     p = np.concatenate([rng.beta(1.2, 2.5, 900), rng.beta(4, 1, 1400), rng.beta(1, 12, 600)])
-    return pd.DataFrame({"word": "word", "p_r": p, "weight": 1 - p, "relevant": np.arange(len(p)) < 900})
+    return pd.DataFrame({"p_r": p, "relevant": np.arange(len(p)) < 900})
 
 
 def _scores(name: str, skill: float, objective: str = "model") -> dict[str, float]:
@@ -98,9 +98,11 @@ def _scores(name: str, skill: float, objective: str = "model") -> dict[str, floa
         perception = {"always_yes": 200.0, "always_no": 200.0}.get(objective, 4 * (75 + 125 * skill))
         accuracy = 50 + 50 * skill
         more = {"perception": perception, "reasoning": 50.0 if yes != 50 else 75 + 125 * skill}
-        return more | {"accuracy": accuracy, "accuracy_plus": 25 + 75 * skill, "yes_rate": yes, "unparsed": 0.0}
+        more |= {"accuracy": accuracy, "accuracy_plus": 25 + 75 * skill, "yes_rate": yes, "unparsed": 0.0}
+        return more | {"chance": 50.0}
     if name == "POPE":
         f1 = {"always_yes": 66.7, "always_no": 0.0}.get(objective, 50 + 50 * skill)
-        return {"f1": f1, "accuracy": 50 + 50 * skill, "yes_rate": yes, "unparsed": 0.0}
+        return {"f1": f1, "accuracy": 50 + 50 * skill, "yes_rate": yes, "unparsed": 0.0, "chance": 50.0}
     chance = 0.4 if name == "MMBench" else 25.0
-    return {"accuracy": chance + (100 - chance) * skill, "unparsed": 1.0 if objective == "model" else 0.0}
+    unparsed = 1.0 if objective == "model" else 0.0
+    return {"accuracy": chance + (100 - chance) * skill, "unparsed": unparsed, "chance": 25.0}

@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 
-from eval.benchmarks import GENERATORS, mmbench, write_tsv
+from eval.benchmarks import FEWEST, GENERATORS, check_benchmarks, mmbench, write_tsv
 from eval.results import PERCEPTION, REASONING
 from eval.tsv import validate
+from prior.config import Preset
 from prior.corpus import scenes
+from prior.errors import UserError
 
 ITEMS = 84
 
@@ -36,6 +38,34 @@ def test_a_benchmark_is_valid_deterministic_and_shows_corpus_pictures(made, name
     assert len(validate(tmp_path / f"{name}.tsv")) == len(rows)
     for row in rows[:: len(rows) // 20]:
         assert base64.b64decode(row["image"]) == scenes.pair("val", pictured(row), 0, 24)["image"]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_fewest_items_are_those_that_fill_every_category(made, name):
+    every = {row["category"] for row in made[name]}
+    fewest, fewer = ({row["category"] for row in GENERATORS[name](FEWEST[name] - less, 1, 0, 24)} for less in (0, 1))
+    assert fewer < fewest == every
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"benchmarks": {"MME": {"items": 13}}}, "benchmarks.MME.items: 13 cannot fill every category; ask for 14"),
+        ({"benchmarks": {"POPE": {"answer": "likelihood"}}}, "benchmarks.POPE.answer: .* write `answer: generate`"),
+        (
+            {
+                "corpus": {"kind": "folder", "folder": "pics"},
+                "tune": None,
+                "benchmarks": {"MMStar": {"answer": "likelihood"}},
+            },
+            "benchmarks.MMStar: it is made from generated scenes",
+        ),
+    ],
+)
+def test_a_benchmark_that_cannot_be_made_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        check_benchmarks(Preset.model_validate({"name": "mine", "scales": ["1k", "2k", "4k"], **settings}))
+    check_benchmarks(Preset(name="mine", benchmarks={"Own": {"items": 1, "answer": "likelihood"}}))
 
 
 def test_mme_asks_one_yes_and_one_no_of_each_picture(made):

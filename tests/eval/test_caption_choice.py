@@ -33,7 +33,7 @@ def test_one_option_is_the_pictures_own_and_the_rest_are_from_three_others(tmp_p
     data = corpus(40, 5)
     owner = dict(zip(data["caption"], data["image"], strict=True))
     table = caption_choice.rows(data, 110, seed=1)
-    assert list(table.columns) == ["index", "question", "A", "B", "C", "D", "answer", "category", "image"]
+    assert list(table.columns) == ["index", "question", "A", "B", "C", "D", "answer", "category", "image_path", "image"]
     assert table["index"].tolist() == list(range(110))
     asked = []
     for row in table.to_dict("records"):

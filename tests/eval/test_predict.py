@@ -29,19 +29,51 @@ SCORER = os.environ.get("PRIOR_VLMEVALKIT_PYTHON", str(ROOT / ".venv-vlmevalkit/
 def test_models_are_asked_what_vlmevalkit_would_ask(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.tsv"
     write_tsv(GENERATORS[name](14, 0, 0, 48), path)
-    out = tmp_path / "prompts.jsonl"
-    call = [SCORER, "-m", "eval.vlmevalkit", "prompts", "--benchmark", str(path), "--out", str(out)]
-    subprocess.run(call, check=True, cwd=ROOT, capture_output=True)
-    theirs = {item["index"]: item["text"] for item in map(json.loads, out.read_text().splitlines())}
+    theirs = _asked_by_vlmevalkit(path)
     frame = read_benchmark(path)
     assert len(theirs) == len(frame)
     for _, row in frame.iterrows():
         assert question_text(row) == exchange(theirs[row["index"]])
 
 
+def test_three_options_gaps_and_hints_are_asked_as_vlmevalkit_would(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "index": range(3),
+            "question": "How many?",
+            "hint": ["Look closely.", "", "Count twice."],
+            "A": "one",
+            "B": ["two", "two", ""],
+            "C": "three",
+            "D": ["", "four", "four"],
+            "answer": ["B", "D", "D"],
+            "image": "never opened, " * 9,
+        }
+    )
+    write_tsv(frame, tmp_path / "Counting.tsv")
+    theirs = _asked_by_vlmevalkit(tmp_path / "Counting.tsv")
+    rows = [row for _, row in read_benchmark(tmp_path / "Counting.tsv").iterrows()]
+    assert [question_text(row) for row in rows] == [exchange(theirs[row["index"]]) for row in rows]
+    drawn = degenerate(pd.DataFrame([rows[0]] * 200), "random", 0)
+    assert drawn is not None and set(drawn.prediction) == {"A", "B", "C"}
+    drawn = degenerate(pd.DataFrame([rows[2]] * 200), "random", 0)
+    assert drawn is not None and set(drawn.prediction) == {"A", "C", "D"}
+
+
+def _asked_by_vlmevalkit(path: Path) -> dict[str, str]:
+    """The text that VLMEvalKit's own class asks, by index."""
+    out = path.with_suffix(".jsonl")
+    call = [SCORER, "-m", "eval.vlmevalkit", "prompts", "--benchmark", str(path), "--out", str(out)]
+    subprocess.run(call, check=True, cwd=ROOT, capture_output=True)
+    return {item["index"]: item["text"] for item in map(json.loads, out.read_text().splitlines())}
+
+
 def test_likelihood_ranks_by_what_the_picture_adds(lvlm: Any, tokenizer: Any, records: Any) -> None:
     """Each option alone through the model's ordinary path, with the picture and without."""
-    choices = [tuple(records[(3 * question + k) % 24]["caption"] for k in range(4)) for question in range(6)]
+    # The second option is blank, as where a question has three.
+    choices = [
+        {letter: records[(3 * question + k) % 24]["caption"] for k, letter in enumerate("ACD")} for question in range(6)
+    ]
     images = [records[question]["image"] for question in range(6)]
     found = likelihood_answers(lvlm, tokenizer, choices, images, with_picture=True)
     blind = likelihood_answers(lvlm, tokenizer, choices, images, with_picture=False)
@@ -59,10 +91,10 @@ def test_likelihood_ranks_by_what_the_picture_adds(lvlm: Any, tokenizer: Any, re
         return float(logits[0, len(prefix) : -1].log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)].sum())
 
     for question, texts in enumerate(choices):
-        alone = np.array([total(text, None) for text in texts])
-        gained = np.array([total(text, images[question]) for text in texts]) - alone
-        assert found[question] == "ABCD"[int(gained.argmax())]
-        assert blind[question] == "ABCD"[int(alone.argmax())]
+        alone = np.array([total(text, None) for text in texts.values()])
+        gained = np.array([total(text, images[question]) for text in texts.values()]) - alone
+        assert found[question] == "ACD"[int(gained.argmax())]
+        assert blind[question] == "ACD"[int(alone.argmax())]
 
 
 def test_degenerate_answers_apply_where_they_can() -> None:

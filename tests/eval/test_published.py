@@ -12,7 +12,7 @@ import yaml
 from eval import tables
 from eval.results import read_items, read_metrics, read_paper
 from eval.scaling import write_fits
-from prior.config import load_preset
+from prior.presets import load_preset
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PUBLISHED = sorted(path.parent for path in (RESULTS / "published").glob("*/metrics.csv"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from eval.readme import main, render, stale
 from prior import weighting
-from prior.config import PRESETS, load_preset
 from prior.errors import UserError
+from prior.presets import PRESETS, load_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

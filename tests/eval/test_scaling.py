@@ -98,6 +98,24 @@ def test_the_exponents_interval_is_over_seeds_and_the_difference_is_paired() -> 
     assert (gap["low"], gap["high"]) == pytest.approx((paired.low, paired.high))
 
 
+def test_the_largest_deviation_tells_a_bent_curve_from_a_power_law() -> None:
+    metrics = synthetic.metrics(archs=("hlvlm",), benchmarks=(), noise=0.0)
+    bent = (metrics.scale_tokens == 120_000) & (metrics.objective == "ntp")
+    metrics.loc[bent, "value"] *= 1.2
+    arms = {
+        r["objective"]: r
+        for r in fits(metrics, Statistics())
+        if (r["kind"], r["quantity"], r["form"]) == ("fit", "loss", "power")
+    }
+    assert arms["prior"]["largest_deviation_percent"] == pytest.approx(0, abs=1e-6)
+    scales = np.array([40_000, 120_000, 400_000])
+    last = metrics[(metrics.objective == "ntp") & (metrics.metric == "loss") & (metrics.picture == "with")]
+    points = last[last.step == last.scale_tokens // 2000].groupby("scale_tokens").value.mean().loc[scales].to_numpy()
+    law = fit_power_law(scales, points)
+    worst = 100 * np.max(np.maximum(points / law(scales), law(scales) / points) - 1)
+    assert arms["ntp"]["largest_deviation_percent"] == pytest.approx(worst) and worst > 5
+
+
 def test_one_seed_says_so_and_the_records_are_json() -> None:
     records = fits(synthetic.metrics(seeds=1, benchmarks=()), Statistics())
     fitted = [record for record in records if record["form"] == "power"]

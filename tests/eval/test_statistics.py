@@ -11,6 +11,7 @@ from scipy import stats
 
 from eval.results import Score, scores
 from eval.statistics import (
+    Verdict,
     bootstrap_accuracy,
     mean_interval,
     paired_difference,
@@ -37,7 +38,6 @@ def test_mean_interval_by_hand() -> None:
     interval = mean_interval([1.0, 2.0, 3.0], 0.95)
     assert interval.half_width == pytest.approx(2.484138, abs=1e-6)
     assert interval.n == 3
-    assert interval.excludes(-0.5) and not interval.excludes(0.0)
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -48,7 +48,6 @@ def test_one_seed_has_no_interval() -> None:
         relative_improvement(one, base, 0.95),
     ):
         assert np.isnan([interval.low, interval.high]).all()
-        assert not interval.excludes(0.0)
     assert relative_improvement(one, base, 0.95).estimate == 1.0
 
 
@@ -125,7 +124,7 @@ def test_a_benchmark_at_chance_is_not_testable_and_the_others_are() -> None:
     assert all(verdict.testable for found in verdicts.values() for verdict in found.values())
 
 
-@pytest.mark.parametrize("bar", ["always_yes", "random", "without"])
+@pytest.mark.parametrize("bar", ["always_yes", "without"])
 def test_one_degenerate_row_within_ntps_interval_is_enough(bar: str) -> None:
     metrics = synthetic.metrics(archs=("hlvlm",))
     pope = Score("POPE (F1)", "POPE", "f1", 50, 100)
@@ -142,6 +141,26 @@ def test_one_degenerate_row_within_ntps_interval_is_enough(bar: str) -> None:
     verdict = testable(metrics, pope, SETTINGS)["hlvlm"]
     assert not verdict.testable
     assert bar.replace("_", " ").replace("without", "without picture") in verdict.reason
+
+
+def test_the_expectation_of_guessing_is_the_bar_and_lucky_draws_are_not() -> None:
+    metrics = synthetic.metrics(archs=("hlvlm",))
+    asked = (metrics.benchmark == "POPE") & (metrics.metric == "f1")
+    ntp = metrics[
+        asked & (metrics.objective == "ntp") & (metrics.picture == "with") & (metrics.scale_tokens == 400_000)
+    ]
+    at = ntp.value.mean() - 0.01
+
+    def verdict(chance: float) -> Verdict:
+        return testable(metrics, Score("POPE (F1)", "POPE", "f1", chance, 100), SETTINGS)["hlvlm"]
+
+    metrics.loc[asked & metrics.objective.str.startswith("always"), "value"] = 0.0
+    assert verdict(50).testable
+    assert not verdict(at).testable and f"not above guessing ({at:.1f})" in verdict(at).reason
+    metrics.loc[asked & (metrics.objective == "random"), "value"] = at
+    assert verdict(50).testable
+    # Where nobody knows what to expect, the draws have to do.
+    assert not verdict(np.nan).testable and "random" in verdict(np.nan).reason
 
 
 def test_without_an_interval_nothing_is_testable() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval import tsv
+from eval.cli import check
 from prior.errors import UserError
 
 
@@ -104,13 +105,35 @@ def test_a_mistake_is_one_line_with_its_place_and_remedy(
     assert ";" in message.removeprefix(str(path)) and "\n" not in message
 
 
+def test_the_benchmarks_of_a_preset_are_checked(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("extends: tiny\nbenchmarks: {MMBench: {}}\n")
+    path = write(mmbench(), tmp_path / "MMBench.tsv")
+    check(str(preset), tmp_path)
+    write(mmbench().assign(answer="E"), path)
+    with pytest.raises(UserError, match="the answer 'E' is none of A, B"):
+        check(str(preset), tmp_path)
+    write(mme(), path)
+    preset.write_text("extends: tiny\nbenchmarks: {MMBench: {answer: likelihood}}\n")
+    with pytest.raises(UserError, match="there are none; use `answer: generate`"):
+        check(str(preset), tmp_path)
+
+
 def test_numbers_that_change_when_read_are_refused(tmp_path: Path) -> None:
     frame = mmbench().assign(A=["01", "2"], B=["2", "01"])
     with pytest.raises(UserError, match="index 7, A: VLMEvalKit reads '01' as '1'"):
         tsv.validate(write(frame, tmp_path / "MMBench.tsv"))
 
 
-@pytest.mark.parametrize("column", ["index", "question", "answer", "category", "image_path"])
+def test_questions_about_one_picture_are_one_group_and_so_are_rotations() -> None:
+    pope = mme().assign(image_path=["1.png", "1.png", "2.png", "2.png"])
+    for kind in ("pope", "yes/no", "choice"):
+        assert list(tsv.groups(pope, kind)) == ["1.png", "1.png", "2.png", "2.png"]
+        assert list(tsv.groups(pope.drop(columns="image_path"), kind)) == ["0", "1", "2", "3"]
+    assert list(tsv.groups(mmbench().assign(image_path="1.png"), "circular")) == ["7", "7"]
+
+
+@pytest.mark.parametrize("column", ["index", "question", "answer", "category", "image_path", "image"])
 def test_a_missing_column_is_named(column: str, tmp_path: Path) -> None:
     path = write(mme().drop(columns=column), tmp_path / "MME.tsv")
     with pytest.raises(UserError, match=f"lacks the column '{column}'"):

@@ -71,12 +71,14 @@ def make_benchmarks(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     )
     pope = pd.DataFrame({"category": rng.choice(["random", "popular", "adversarial", "random,popular"], 60)})
     pope["answer"] = rng.choice(["Yes", "No"], 60)
+    pope["image_path"] = [f"{row // 3}.png" for row in range(60)]
     farm = pope.drop(columns="category")
     choice = pd.DataFrame([rng.permutation(OPTIONS) for _ in range(40)], columns=list("ABCD"))
     choice["answer"] = rng.choice(list("ABCD"), 40)
     choice.loc[::7, "D"] = ""  # three options only
     choice.loc[choice["D"] == "", "answer"] = "A"
     choice["hint"] = ["Look\tclosely." if row % 2 else "" for row in range(40)]
+    choice["image_path"] = [f"{row // 2}.png" for row in range(40)]
     choice["split"] = ["dev", "test"] * 20
     rotated = []
     for question in range(1, 31):
@@ -157,6 +159,8 @@ def f1(truth: np.ndarray, yes: np.ndarray) -> tuple[float, float, float]:
 def recompute(name: str, frame: pd.DataFrame, read: list[str]) -> dict[str, float]:
     frame = frame.assign(read=read, hit=frame["answer"] == read)
     wanted = {"unparsed": 100 * np.mean([letter == "" for letter in read])}
+    choices = frame[list("ABCD")].ne("").sum(axis=1) if "A" in frame else pd.Series([2])
+    wanted["chance"] = 100 * (1 / choices).mean()
     if name in ("MME", "POPE", "Farm"):
         wanted["yes_rate"] = 100 * np.mean([letter == "Yes" for letter in read])
     if name == "MMBench":

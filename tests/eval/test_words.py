@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.words import extremes, word_scores
+from eval.words import extremes, token_scores, word_scores
 from prior.packing import tokenize_captions
 from prior.scores import write_scores
 
@@ -17,6 +17,11 @@ def test_words_carry_the_probability_of_their_tokens(records: Any, tokenizer: An
     documents = tokenize_captions(records, tokenizer, image=False)
     logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
     write_scores(tmp_path / "scores.arrow", documents, logprob, {})
+    tokens = token_scores(records, tokenizer, tmp_path / "scores.arrow")
+    assert tokens.p_r.tolist() == pytest.approx(np.exp(logprob).tolist())
+    assert tokens.relevant.tolist() == (documents.relevant == 1).tolist() and tokens.relevant.any()
+    unknown = token_scores(records.remove_columns("relevant"), tokenizer, tmp_path / "scores.arrow")
+    assert unknown.relevant.isna().all()
     words = word_scores(records, tokenizer, tmp_path / "scores.arrow")
     captions = [record["caption"] for record in records]
     assert list(words.word) == " ".join(captions).split()

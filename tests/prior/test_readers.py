@@ -133,6 +133,9 @@ def test_coco_and_llava_json_read_like_the_csv(album: Path) -> None:
         ('{"images": []}', "annotations"),
         ('[{"image": "p0.jpg"}]', "conversations"),
         ("[\n[", "line 2"),
+        ('{"images": [{"id": 1, "file_name": "p0.jpg"}], "annotations": [{"image_id": 1, "caption": null}]}', "empty"),
+        ('[{"image": "p0.jpg", "conversations": [{"from": "gpt", "value": null}]}]', "empty"),
+        ('[{"image": null, "conversations": [{"from": "gpt", "value": "A dog"}]}]', "image is not named"),
     ):
         (album / "captions.json").write_text(broken, encoding="utf-8")
         fails(album, "captions.json", word, captions="captions.json")

@@ -405,7 +405,8 @@ def test_tuning_questions_are_about_training_pictures_and_of_every_kind():
 
 
 def test_prompts_are_those_of_vlmevalkit():
-    assert questions.prompt("What color is the star?", ("red", "pink", "blue", "cyan")) == (
+    options = {"A": "red", "B": "pink", "C": "blue", "D": "cyan"}
+    assert questions.prompt("What color is the star?", options) == (
         "Question: What color is the star?\nOptions:\nA. red\nB. pink\nC. blue\nD. cyan\n"
         "Please select the correct answer from the options above. \n"
     )

@@ -49,7 +49,7 @@ def test_a_reference_scores_what_its_folds_allow(
     recipe = config.Training(learning_rate=1e-2, epochs=100, row_tokens=200)
     settings = config.Reference(training=recipe, cross_fit=cross_fit)
     out = tmp_path / "reference"
-    quality = train_reference(llm, tokenizer, documents, documents, settings, out, tmp_path / "state")
+    quality = train_reference(llm, tokenizer, documents, documents, settings, out, tmp_path / "state", PRINTS)
     scores = score(out, tokenizer, documents, settings)
     fold = np.repeat(folds(len(documents), cross_fit, settings.seed), documents.targets.lengths)
     for k in range(max(cross_fit, 1)):

@@ -1,4 +1,4 @@
-"""The training loop: normalisation over the whole step, bit-exact resumption, and what it logs."""
+"""The training loop: normalisation over the whole step, what is trained, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prior import config
 from prior.loss import token_nll
 from prior.models.attention import pack
 from prior.packing import Documents, Packer, model_inputs, tokenize_captions
+from prior.state import read_lines
 from prior.training import train
 from prior.weighting import prior_weights
 
@@ -40,7 +41,7 @@ def test_a_step_of_unequal_rows_equals_one_batch(
     plain = copy.deepcopy(lvlm.model)
     steps = train(
         lvlm.model, packer, order, RECIPE.model_copy(update={"row_tokens": 150, "rows_per_step": 100}),
-        seed=0, state_dir=tmp_path, objective=config.Objective(kind=kind), log_file=tmp_path / "log.jsonl",
+        seed=0, state_dir=tmp_path, objective=config.Objective(kind=kind),
     )  # fmt: skip
     assert steps == 1
     pack(plain)
@@ -71,34 +72,13 @@ def test_frozen_parts_stay_and_trained_parts_move(
         assert torch.equal(parameter, before[name]) == ("vision_tower" in name), name
 
 
-def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(
-    lvlm: Any, tokenizer: Any, documents: Documents, tmp_path: Path
+@pytest.mark.parametrize(("ratio", "rising"), [(0.0, 0), (0.25, 2), (1.0, 8)])
+def test_warm_up_takes_its_share_of_the_steps(
+    ratio: float, rising: int, lvlm: Any, tokenizer: Any, documents: Documents, tmp_path: Path
 ) -> None:
-    settings = RECIPE.model_copy(update={"save_steps": 2, "rows_per_step": 1})
-    packer = Packer(documents, tokenizer.bos_token_id, lvlm)
-    order = np.tile(np.arange(len(documents)), 2)
-    undisturbed, interrupted = copy.deepcopy(lvlm.model), copy.deepcopy(lvlm.model)
-    options: dict[str, Any] = {"seed": 0, "objective": config.Objective(kind="prior")}
-    logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-
-    def run(model: Any, name: str, log: Path, **more: Any) -> int:
-        return train(model, packer, order, settings, state_dir=tmp_path / name, log_file=log, **options, **more)
-
-    steps = run(undisturbed, "a", logs[0])
-
-    def stop(_: int) -> tuple[set[int], Any]:
-        def fail(step: int) -> None:
-            raise KeyboardInterrupt(step)
-
-        return {5}, fail
-
-    with pytest.raises(KeyboardInterrupt):
-        run(interrupted, "b", logs[1], at_steps=stop)
-    assert run(interrupted, "b", logs[1]) == steps > 5
-    for (name, ours), expected in zip(interrupted.named_parameters(), undisturbed.parameters(), strict=True):
-        assert torch.equal(ours, expected), name
-    first, second = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)
-    assert [line["step"] for line in second] == list(range(1, steps + 1))
-    for line in (*first, *second):
-        del line["seconds"]
-    assert first == second
+    recipe = RECIPE.model_copy(update={"warmup_ratio": ratio, "rows_per_step": 1, "row_tokens": 1})
+    packer = Packer(documents, tokenizer.bos_token_id)
+    assert train(lvlm.model, packer, np.arange(8), recipe, seed=0, state_dir=tmp_path) == 8
+    rates = [line["lr"] for line in read_lines(tmp_path / "log.jsonl")]
+    expected = [1e-3 * min(step / rising, 1) if rising else 1e-3 for step in range(8)]
+    assert rates == pytest.approx(expected)

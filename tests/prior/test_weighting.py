@@ -54,7 +54,7 @@ def test_alpha_zero_is_next_token_prediction() -> None:
 
 @pytest.mark.parametrize(
     ("logprob", "index", "alpha"),
-    [([0.5], [0], 1.0), ([math.nan], [0], 1.0), ([-1.0, -1.0], [0], 1.0), ([-1.0], [0], -1.0)],
+    [([0.5], [0], 1.0), ([math.nan], [0], 1.0), ([-1.0, -1.0], [0], 1.0), ([-1.0], [0], -1.0), ([-1.0], [0], math.nan)],
 )
 def test_what_is_not_a_log_probability_is_refused(logprob: list[float], index: list[int], alpha: float) -> None:
     with pytest.raises(ValueError, match="logs of probabilities|one log-probability|alpha"):

@@ -7,10 +7,9 @@ rule tokenizer:
     log:
         R / "logs/backbones/tokenizer.log",
     params:
-        preset=PRESET,
         settings=digest(preset.tokenizer),
     shell:
-        "prior backbone tokenizer --preset {params.preset} --train {input.train} --text-only {input.text_only} "
+        'prior backbone tokenizer --preset "$PRESET" --train {input.train} --text-only {input.text_only} '
         "--out {output} > {log} 2>&1"
 
 
@@ -24,11 +23,10 @@ rule llm:
         R / "logs/backbones/llm.log",
     threads: getattr(preset.backbones.llm, "threads", 1)
     params:
-        preset=PRESET,
         settings=digest(preset.backbones.llm),
         state=R / ".state/llm",
     shell:
-        "prior backbone llm --preset {params.preset} --text-only {input.text_only} --tokenizer {input.tokenizer} "
+        'prior backbone llm --preset "$PRESET" --text-only {input.text_only} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"
 
 
@@ -42,9 +40,8 @@ rule vision:
         R / "logs/backbones/vision.log",
     threads: getattr(preset.backbones.vision, "threads", 1)
     params:
-        preset=PRESET,
         settings=digest(preset.backbones.vision),
         state=R / ".state/vision",
     shell:
-        "prior backbone vision --preset {params.preset} --train {input.train} --tokenizer {input.tokenizer} "
+        'prior backbone vision --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"

@@ -1,4 +1,6 @@
 rule corpus:
+    input:
+        captions_files,
     output:
         directory(R / "corpus/{split}"),
     log:
@@ -6,10 +8,10 @@ rule corpus:
     wildcard_constraints:
         split="train|val|text_only",
     params:
-        preset=PRESET,
-        settings=digest(preset.corpus),
+        settings=lambda w: digest(corpus_settings(w.split)),
+        pictures=lambda w: pictures_state(),
     shell:
-        "prior corpus --preset {params.preset} --split {wildcards.split} --out {output} > {log} 2>&1"
+        'prior corpus --preset "$PRESET" --split {wildcards.split} --out {output} > {log} 2>&1'
 
 
 rule questions:
@@ -18,13 +20,12 @@ rule questions:
     log:
         R / "logs/corpus/questions.log",
     params:
-        preset=PRESET,
         settings=digest(
             {
-                "corpus": preset.corpus,
+                "corpus": corpus_settings("train"),
                 "questions": preset.tune and preset.tune.questions,
                 "seed": preset.tune and preset.tune.seed,
             }
         ),
     shell:
-        "prior questions --preset {params.preset} --out {output} > {log} 2>&1"
+        'prior questions --preset "$PRESET" --out {output} > {log} 2>&1'

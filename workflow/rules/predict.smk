@@ -2,6 +2,21 @@ CHECKPOINT = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage
 PICTURES = ["", ".no_picture"] if preset.evaluation.no_picture else [""]
 
 
+# Training waits for this: a mistake in a benchmark shows before hours were spent, not after.
+rule check_benchmarks:
+    input:
+        expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+    output:
+        touch(R / "benchmarks/.checked"),
+    log:
+        R / "logs/benchmarks/check.log",
+    params:
+        benchmarks=R / "benchmarks",
+        settings=digest({name: entry.answer for name, entry in preset.benchmarks.items()}),
+    shell:
+        'python -m eval check --preset "$PRESET" --benchmarks {params.benchmarks} > {log} 2>&1'
+
+
 rule predict:
     input:
         runs=each_seed(R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}"),
@@ -18,7 +33,6 @@ rule predict:
         R / f"logs/predict/{CELL}.log",
     threads: preset.evaluation.threads
     params:
-        preset=PRESET,
         benchmarks=R / "benchmarks",
         settings=digest(
             {
@@ -30,7 +44,7 @@ rule predict:
         folder=R / "runs",
         out=R / "predictions",
     shell:
-        "python -m eval predict --preset {params.preset} {params.runs} --runs {params.folder} "
+        'python -m eval predict --preset "$PRESET" {params.runs} --runs {params.folder} '
         "--benchmarks {params.benchmarks} --out {params.out} > {log} 2>&1"
 
 
@@ -42,8 +56,7 @@ rule degenerate:
     log:
         R / "logs/predict/baseline.log",
     params:
-        preset=PRESET,
         benchmarks=R / "benchmarks",
         settings=digest({"benchmarks": BENCHMARKS, "seeds": preset.seeds}),
     shell:
-        "python -m eval degenerate --preset {params.preset} --benchmarks {params.benchmarks} --out {output} > {log} 2>&1"
+        'python -m eval degenerate --preset "$PRESET" --benchmarks {params.benchmarks} --out {output} > {log} 2>&1'

@@ -8,7 +8,6 @@ rule pretrain:
     priority: largest_first
     threads: preset.pretrain.threads
     params:
-        preset=PRESET,
         settings=lambda w: digest(
             {
                 "training": preset.pretrain,
@@ -25,6 +24,6 @@ rule pretrain:
             f"--{name} {input[name]}" for name in ("vision", "scores") if name in input.keys()
         ),
     shell:
-        "prior pretrain --preset {params.preset} {params.runs} "
+        'prior pretrain --preset "$PRESET" {params.runs} '
         "--train {input.train} --val {input.val} --tokenizer {input.tokenizer} --llm {input.llm} {params.optional} "
         "--runs {params.folder} --state {params.state} > {log} 2>&1"

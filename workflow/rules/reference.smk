@@ -11,11 +11,10 @@ rule reference:
         R / "logs/reference/base.log",
     threads: preset.reference.training.threads
     params:
-        preset=PRESET,
         settings=digest(preset.reference),
         state=R / ".state/reference",
     shell:
-        "prior reference --preset {params.preset} --train {input.train} --val {input.val} --text-only {input.text_only} "
+        'prior reference --preset "$PRESET" --train {input.train} --val {input.val} --text-only {input.text_only} '
         "--tokenizer {input.tokenizer} --llm {input.llm} --out {output} --state {params.state} > {log} 2>&1"
 
 
@@ -30,8 +29,7 @@ rule scores:
         R / "logs/scores/base.log",
     threads: preset.reference.training.threads
     params:
-        preset=PRESET,
         settings=digest({"cross_fit": preset.reference.cross_fit, "seed": preset.reference.seed}),
     shell:
-        "prior score --preset {params.preset} --train {input.train} --tokenizer {input.tokenizer} "
+        'prior score --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
         "--reference {input.reference} --out {output} > {log} 2>&1"

@@ -12,11 +12,10 @@ rule metrics:
     log:
         R / "logs/metrics.log",
     params:
-        preset=PRESET,
         results=R,
         settings=digest({"arms": MEASURES, "runs": RUNS}),
     shell:
-        "python -m eval collect --preset {params.preset} --results {params.results} --metrics {output.metrics} --items {output.item_rows} "
+        'python -m eval collect --preset "$PRESET" --results {params.results} --metrics {output.metrics} --items {output.item_rows} '
         "> {log} 2>&1"
 
 
@@ -28,10 +27,9 @@ rule fits:
     log:
         R / "logs/fits.log",
     params:
-        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval fit --preset {params.preset} --metrics {input} --out {output} > {log} 2>&1"
+        'python -m eval fit --preset "$PRESET" --metrics {input} --out {output} > {log} 2>&1'
 
 
 rule words:
@@ -40,12 +38,13 @@ rule words:
         train=R / "corpus/train",
         tokenizer=R / "tokenizer",
     output:
-        R / "words.parquet",
+        words=R / "words.parquet",
+        tokens=R / "tokens.parquet",
     log:
         R / "logs/words.log",
     shell:
         "python -m eval words --scores {input.scores} --train {input.train} --tokenizer {input.tokenizer} "
-        "--out {output} > {log} 2>&1"
+        "--out {output.words} --tokens {output.tokens} > {log} 2>&1"
 
 
 rule tables:
@@ -61,10 +60,9 @@ rule tables:
     log:
         R / "logs/tables.log",
     params:
-        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval tables --preset {params.preset} --metrics {input.metrics} --items {input.item_rows} "
+        'python -m eval tables --preset "$PRESET" --metrics {input.metrics} --items {input.item_rows} '
         "--fits {input.fits} --words {input.words} --quality {input.reference}/quality.json --paper {input.paper} "
         "--out {output} > {log} 2>&1"
 
@@ -74,18 +72,17 @@ rule plots:
         metrics=R / "metrics.csv",
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
-        words=R / "words.parquet",
+        tokens=R / "tokens.parquet",
         paper=PAPER,
     output:
         directory(R / "figures"),
     log:
         R / "logs/figures.log",
     params:
-        preset=PRESET,
         settings=digest(preset.statistics),
     shell:
-        "python -m eval figures --preset {params.preset} --metrics {input.metrics} --items {input.item_rows} "
-        "--fits {input.fits} --words {input.words} --paper {input.paper} --out {output} > {log} 2>&1"
+        'python -m eval figures --preset "$PRESET" --metrics {input.metrics} --items {input.item_rows} '
+        "--fits {input.fits} --tokens {input.tokens} --paper {input.paper} --out {output} > {log} 2>&1"
 
 
 rule report:
@@ -103,8 +100,7 @@ rule report:
     log:
         R / "logs/report.log",
     params:
-        preset=PRESET,
         results=R,
     shell:
-        "python -m eval report --preset {params.preset} --results {params.results} --paper {input.paper} "
+        'python -m eval report --preset "$PRESET" --results {params.results} --paper {input.paper} '
         "--out {output} > {log} 2>&1"

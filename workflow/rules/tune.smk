@@ -10,11 +10,10 @@ rule tune:
         R / f"logs/tune/{CELL}.log",
     threads: preset.tune.training.threads if preset.tune else 1
     params:
-        preset=PRESET,
-        settings=digest(preset.tune),
+        settings=lambda w: digest({"tune": preset.tune, "architecture": getattr(preset.architectures, w.arch)}),
         runs=run_options,
         folder=R / "runs",
         state=R / ".state",
     shell:
-        "prior tune --preset {params.preset} {params.runs} --train {input.train} --questions {input.questions} "
+        'prior tune --preset "$PRESET" {params.runs} --train {input.train} --questions {input.questions} '
         "--tokenizer {input.tokenizer} --runs {params.folder} --state {params.state} > {log} 2>&1"

@@ -6,7 +6,6 @@ rule benchmark_captionchoice:
     log:
         R / "logs/benchmarks/CaptionChoice.log",
     params:
-        preset=PRESET,
         settings=digest(preset.benchmarks.get("CaptionChoice")),
     shell:
-        "python -m eval benchmark CaptionChoice --preset {params.preset} --val {input.val} --out {output} > {log} 2>&1"
+        'python -m eval benchmark CaptionChoice --preset "$PRESET" --val {input.val} --out {output} > {log} 2>&1'

@@ -4,7 +4,6 @@ rule benchmark_mmbench:
     log:
         R / "logs/benchmarks/MMBench.log",
     params:
-        preset=PRESET,
-        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MMBench")}),
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MMBench")}),
     shell:
-        "python -m eval benchmark MMBench --preset {params.preset} --out {output} > {log} 2>&1"
+        'python -m eval benchmark MMBench --preset "$PRESET" --out {output} > {log} 2>&1'

@@ -4,7 +4,6 @@ rule benchmark_mme:
     log:
         R / "logs/benchmarks/MME.log",
     params:
-        preset=PRESET,
-        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MME")}),
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MME")}),
     shell:
-        "python -m eval benchmark MME --preset {params.preset} --out {output} > {log} 2>&1"
+        'python -m eval benchmark MME --preset "$PRESET" --out {output} > {log} 2>&1'

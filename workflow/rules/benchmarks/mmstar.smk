@@ -4,7 +4,6 @@ rule benchmark_mmstar:
     log:
         R / "logs/benchmarks/MMStar.log",
     params:
-        preset=PRESET,
-        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("MMStar")}),
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MMStar")}),
     shell:
-        "python -m eval benchmark MMStar --preset {params.preset} --out {output} > {log} 2>&1"
+        'python -m eval benchmark MMStar --preset "$PRESET" --out {output} > {log} 2>&1'

@@ -4,7 +4,6 @@ rule benchmark_pope:
     log:
         R / "logs/benchmarks/POPE.log",
     params:
-        preset=PRESET,
-        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("POPE")}),
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("POPE")}),
     shell:
-        "python -m eval benchmark POPE --preset {params.preset} --out {output} > {log} 2>&1"
+        'python -m eval benchmark POPE --preset "$PRESET" --out {output} > {log} 2>&1'

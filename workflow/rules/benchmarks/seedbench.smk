@@ -4,7 +4,6 @@ rule benchmark_seedbench:
     log:
         R / "logs/benchmarks/SEEDBench.log",
     params:
-        preset=PRESET,
-        settings=digest({"corpus": preset.corpus, "benchmark": preset.benchmarks.get("SEEDBench")}),
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("SEEDBench")}),
     shell:
-        "python -m eval benchmark SEEDBench --preset {params.preset} --out {output} > {log} 2>&1"
+        'python -m eval benchmark SEEDBench --preset "$PRESET" --out {output} > {log} 2>&1'

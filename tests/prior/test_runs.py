@@ -1,0 +1,231 @@
+"""Whole runs: bit-exact resumption, private state that fits its settings, and what a run trains and logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from prior import config, runs, training
+from prior.backbones import train_vision
+from prior.files import fingerprint
+from prior.packing import tokenize_captions, tokenize_exchanges, tokenize_texts
+from prior.reference import train_reference
+from prior.state import MADE_FROM, private, read_lines
+
+RECIPE = config.Training(row_tokens=60, learning_rate=1e-3, save_steps=2)
+PRINTS = {"corpus": "c", "tokenizer": "t"}
+
+
+class Killed(BaseException):
+    """Stands for the end of a process at any line."""
+
+
+Pretrain = Callable[..., Path]
+
+
+@pytest.fixture
+def pretrain(records: Any, tokenizer: Any, llm: Path, vision: Path, tmp_path: Path) -> Pretrain:
+    """Pre-trains a run under a name of its own folder, with some settings changed."""
+    documents = tokenize_captions(records, tokenizer)
+    logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
+    documents = replace(documents, ref_logprob=logprob)
+
+    def run(arch: str, name: str, fingerprints: dict[str, str] = PRINTS, **recipe: Any) -> Path:
+        preset = config.Preset(
+            name="test",
+            pretrain=RECIPE.model_copy(update=recipe),
+            evaluation=config.Evaluation(trajectory_points=4),
+        )
+        out = tmp_path / name / "out"
+        runs.pretrain(
+            config.Run(arch, "prior", "200", 0), preset, tokenizer, llm, vision, documents, documents, out,
+            tmp_path / name / "state", fingerprints,
+        )  # fmt: skip
+        return out
+
+    return run
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next training ends after this step has been logged, before it could be saved."""
+    log = training.Loop.log
+
+    def stop(self: Any, *args: Any) -> None:
+        log(self, *args)
+        if self.state.global_step == step:
+            monkeypatch.undo()
+            raise Killed
+
+    monkeypatch.setattr(training.Loop, "log", stop)
+
+
+def same(first: Path, second: Path) -> None:
+    """Two runs are equal bit for bit, but for the time that they took."""
+    weights, expected = (load_file(folder / "final/model.safetensors") for folder in (first, second))
+    assert all((weights[name] == expected[name]).all() for name in expected)
+    for name in ("heldout.csv", "token_logprobs.arrow"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    logs = [[{**line, "seconds": 0} for line in read_lines(folder / "log.jsonl")] for folder in (first, second)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("step", [1, 5, None])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_undisturbed_one(
+    step: int | None, arch: str, pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first checkpoint, between two, and in the last step."""
+    undisturbed = pretrain(arch, "a")
+    steps = yaml.safe_load((undisturbed / "run.yaml").read_text())["steps"]
+    assert steps > 5
+    measured = [line.split(",")[0] for line in (undisturbed / "heldout.csv").read_text().splitlines()[1:]]
+    assert set(measured) == {str(round(steps * k / 4)) for k in (1, 2, 3, 4)}
+    kill_after(step or steps, monkeypatch)
+    with pytest.raises(Killed):
+        pretrain(arch, "b")
+    assert (tmp_path / "b/state/log.jsonl").exists() and not (tmp_path / "b/out").exists()
+    same(pretrain(arch, "b"), undisturbed)
+    assert [line["step"] for line in read_lines(tmp_path / "b/out/log.jsonl")] == list(range(1, steps + 1))
+    assert not (tmp_path / "b/state").exists(), "private state goes with the run"
+
+
+def test_a_run_killed_after_its_last_step_is_exported_by_the_next_attempt(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = pretrain("ulvlm", "a")
+
+    def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.undo()
+        raise Killed
+
+    monkeypatch.setattr(runs, "_describe", fail)
+    with pytest.raises(Killed):
+        pretrain("ulvlm", "b")
+    same(pretrain("ulvlm", "b"), undisturbed)
+
+
+@pytest.mark.parametrize("broken", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    broken: str, pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = pretrain("ulvlm", "a")
+    whole = training.mark_whole
+
+    def cut(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-6":
+            monkeypatch.undo()
+            os.truncate(checkpoint / broken, 10)
+            raise Killed
+        whole(checkpoint)
+
+    monkeypatch.setattr(training, "mark_whole", cut)
+    with pytest.raises(Killed):
+        pretrain("ulvlm", "b")
+    with (tmp_path / "b/state/log.jsonl").open("a") as stream:
+        stream.write('{"step": 7, "lo')
+    first = []
+    monkeypatch.setattr(
+        training.AtSteps, "on_step_begin", lambda self, args, state, control, **_: first.append(state.global_step)
+    )
+    same(pretrain("ulvlm", "b"), undisturbed)
+    assert first[0] == 4, "the checkpoint before it is whole"
+
+
+@pytest.mark.parametrize("changed", ["settings", "inputs"])
+def test_state_of_other_settings_or_inputs_is_not_resumed(
+    changed: str, pretrain: Pretrain, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other: dict[str, Any] = {"learning_rate": 1e-4} if changed == "settings" else {}
+    if changed == "inputs":
+        other = {"fingerprints": {**PRINTS, "llm": "another"}}
+    fresh = pretrain("ulvlm", "a", **other)
+    kill_after(5, monkeypatch)
+    with pytest.raises(Killed):
+        pretrain("ulvlm", "b")
+    begun: list[int] = []
+    monkeypatch.setattr(
+        training.AtSteps, "on_step_begin", lambda self, args, state, control, **_: begun.append(state.global_step)
+    )
+    same(pretrain("ulvlm", "b", **other), fresh)
+    assert begun[0] == 0
+    assert capsys.readouterr().err.count("made from other settings or inputs") == 1
+
+
+def test_state_that_was_being_removed_is_never_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill amid the removal leaves parts of checkpoints behind, but not the note that says what they belong to."""
+    import prior.state
+
+    folder = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(prior.state.shutil, "rmtree", lambda *_, **__: None)
+        with private(folder, learning_rate=1):
+            (folder / "checkpoint-2").mkdir()
+    assert not (folder / MADE_FROM).exists()
+    with private(folder, learning_rate=1):
+        assert not (folder / "checkpoint-2").exists()
+
+
+@pytest.mark.parametrize("trainable", [("projector",), ("projector", "llm")])
+def test_tuning_trains_what_the_architecture_says(
+    trainable: tuple[str, ...], arch: str, lvlm: Any, records: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    lvlm.save(tmp_path / "before")
+    parts = config.Architectures.model_validate({arch: {"trainable": trainable}})
+    tuning = config.Tune(training=config.Training(learning_rate=1e-2, warmup_ratio=0.0))
+    preset = config.Preset(name="test", architectures=parts, tune=tuning)
+    asked = tokenize_exchanges(["0", "1"], ["a star"] * 2, ["red", "blue"], tokenizer, lambda i: records["image"][i])
+    runs.tune(
+        config.Run(arch, "ntp", "200", 0), preset, tmp_path / "before", tokenizer, asked, tmp_path / "out",
+        tmp_path / "state", PRINTS,
+    )  # fmt: skip
+    before, after = (load_file(path / "model.safetensors") for path in (tmp_path / "before", tmp_path / "out/final"))
+    moved = {name for name in before if not (before[name] == after[name]).all()}
+    projector = {name for name in before if "projector" in name or name == "model.patch_embedding.weight"}
+    language = {name for name in before if "layers" in name and "vision" not in name}
+    assert projector and language and projector <= moved
+    assert (moved == projector) if "llm" not in trainable else (moved >= language)
+    assert not any("vision_tower" in name for name in moved)
+
+
+@pytest.mark.parametrize("cross_fit", [0, 2])
+def test_the_log_of_the_reference_tells_relevant_tokens_from_others(
+    cross_fit: int, llm: Path, records: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Also beside texts without pictures, whose relevance is unknown."""
+    captions = tokenize_captions(records, tokenizer, image=False)
+    texts = tokenize_texts(["t0", "t1"], ["a red star", "a square"], tokenizer)
+    settings = config.Reference(training=config.Training(row_tokens=10_000), cross_fit=cross_fit)
+    train_reference(
+        llm, tokenizer, captions, captions, settings, tmp_path / "out", tmp_path / "state", PRINTS, extra=texts
+    )
+    for k in range(max(cross_fit, 1)):
+        (line,) = read_lines(tmp_path / "out" / (f"fold{k}" if cross_fit else "") / "log.jsonl")
+        assert line["loss_relevant"] > 0 and line["loss_other"] > 0
+        if not cross_fit:
+            share = float((captions.relevant == 1).sum()), float((captions.relevant == 0).sum())
+            total = line["loss"] * line["tokens"] - line["loss_relevant"] * share[0] - line["loss_other"] * share[1]
+            assert total > 1, "what remains is the loss of the texts"
+
+
+def test_the_vision_tower_keeps_its_log(records: Any, tokenizer: Any, tmp_path: Path) -> None:
+    settings = config.ScratchVision(hidden_size=32, layers=1, heads=2, intermediate_size=32, batch_size=8, epochs=1)
+    (tmp_path / "out").mkdir()
+    train_vision(records, tokenizer, settings, tmp_path / "out", tmp_path / "state")
+    assert [line["step"] for line in read_lines(tmp_path / "out/log.jsonl")] == [1, 2, 3]
+
+
+def test_a_fingerprint_follows_contents_and_names_but_not_times(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    first = fingerprint(tmp_path)
+    (tmp_path / "log.jsonl").write_text('{"seconds": 1}')
+    assert fingerprint(tmp_path) == first
+    (tmp_path / "weights").write_text("2")
+    assert fingerprint(tmp_path) != first
+    assert fingerprint(tmp_path / "log.jsonl") != fingerprint(tmp_path / "weights")
