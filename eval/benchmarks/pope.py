@@ -11,10 +11,10 @@ from __future__ import annotations
 from itertools import islice
 
 from eval.benchmarks.generated import Pictures, Row, picture_name
-from prior.corpus.kinds import is_there
 from prior.corpus.questions import YES_NO_SUFFIX
 from prior.corpus.scenes import HELD_OUT, POPULAR, Scene
 from prior.corpus.world import COMBINATIONS, sample
+from prior.corpus.yes_no import is_there
 from prior.errors import UserError
 
 CATEGORIES = ("random", "popular", "adversarial")

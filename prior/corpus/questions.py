@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from prior.corpus.kinds import CHOICE_KINDS, KINDS, MIX, YES_NO_KINDS, YES_NO_MIX, Goal, draw_goal
+from prior.corpus.goals import Goal, draw_goal
+from prior.corpus.kinds import CHOICE_KINDS, KINDS, MIX, YES_NO_KINDS, YES_NO_MIX
 from prior.corpus.world import Scene, pick, sample, scene
 from prior.errors import UserError
 
