@@ -10,8 +10,8 @@ ARGS ?=
 NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
-# What people read, beside the run.yaml of every run.
-SMALL = metrics.csv items.parquet fits.json tables figures
+# What people read, and how it came about.
+SMALL = metrics.csv items.parquet fits.json provenance.yaml tables figures
 
 BIN := .venv/bin
 # Written last: an installation that was cut off leaves none behind and is taken up again.
@@ -58,7 +58,6 @@ publish: ## Copy the small files of PRESET's results to results/published, to be
 	@rm -rf $(PUBLISHED).part && mkdir -p $(PUBLISHED).part
 	@cd $(RESULTS) && cp -R $(SMALL) $(CURDIR)/$(PUBLISHED).part/
 	@find $(PUBLISHED).part -name '.*' -type f -exec rm {} +
-	@cd $(RESULTS) && find runs -name run.yaml | LC_ALL=C sort | while read -r file; do echo "$${file%/run.yaml}:"; sed 's/^/  /' "$$file"; done > $(CURDIR)/$(PUBLISHED).part/provenance.yaml
 	@rm -rf $(PUBLISHED) && mv $(PUBLISHED).part $(PUBLISHED)
 	@du -sh $(PUBLISHED)
 

@@ -13,7 +13,7 @@ import yaml
 from prior.cli import Folder, PresetName, Runs, RunsFolder, _load, _threads, _tokenizer
 from prior.config import ScenesCorpus, parse_run
 from prior.errors import UserError
-from prior.files import whole
+from prior.files import whole, write_text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -189,20 +189,23 @@ def figures(
 
 
 @app.command()
-def report(preset: PresetName, results: Table, paper: Table, out: Table) -> None:
-    """Write the page that shows what was run and what came of it."""
+def report(preset: PresetName, results: Table, paper: Table, out: Table, provenance: Table) -> None:
+    """Write the page that shows what was run and what came of it, and the ``run.yaml`` of all these runs in one file."""
     from eval.report import About, write_report
     from eval.results import read_items, read_metrics, read_paper
 
     settings = _load(preset)
-    described = sorted((results / "runs").glob("*/*/*/seed*/*/run.yaml"))
-    runs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in described]
+    stages = ("pretrain", "tuned") if settings.tune else ("pretrain",)
+    names = [f"runs/{run}/{stage}" for run in settings.runs() for stage in stages]
+    runs = {name: yaml.safe_load((results / name / "run.yaml").read_text(encoding="utf-8")) for name in names}
+    write_text(provenance, yaml.safe_dump(runs, sort_keys=False))
+    first, *_ = runs.values()
     about = About(
         preset=settings.name,
         settings=settings.model_dump(mode="json"),
-        versions=runs[0]["versions"],
-        commits=tuple(dict.fromkeys(run["commit"] for run in runs)),
-        provenance=tuple(str(path.relative_to(results)) for path in described),
+        versions=first["versions"],
+        commits=tuple(dict.fromkeys(run["commit"] for run in runs.values())),
+        provenance=tuple(f"{name}/run.yaml" for name in names),
     )
     write_report(
         read_metrics(results / "metrics.csv"),

@@ -120,6 +120,8 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
     settings = _load(preset).backbones.llm
     words = _tokenizer(tokenizer)
     if isinstance(settings, str):
+        # New embeddings are drawn from the old ones' covariance, whose last bits depend on the number of threads.
+        _threads(1)
         with whole(out) as folder:
             hub_llm(settings, words).save_pretrained(folder)
         return

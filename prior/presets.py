@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise _Twice(problem=f"gives '{key.value}' a second time; keep one", problem_mark=key.start_mark)
             seen.add(str(key.value))

@@ -31,10 +31,13 @@ def private(folder: Path, **made_from: Any) -> Iterator[Path]:
     if not file.is_file() or file.read_text(encoding="utf-8") != key:
         if folder.exists() and any(folder.glob("**/checkpoint-*")):
             print(f"{folder}: made from other settings or inputs; starting from the first step", file=sys.stderr)
-        _discard(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
         write_text(file, key)
     yield folder
-    _discard(folder)
+    # It has served: what cannot be removed now belongs to no settings and is never used.
+    (folder / MADE_FROM).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def mark_whole(checkpoint: Path) -> None:
@@ -74,9 +77,3 @@ def append_lines(file: Path, lines: list[dict[str, Any]]) -> None:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _discard(folder: Path) -> None:
-    """Remove a state folder; what a killed process leaves of it belongs to no settings and is never used."""
-    (folder / MADE_FROM).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)

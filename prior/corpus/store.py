@@ -80,7 +80,7 @@ def read_corpus(folder: str | Path) -> Dataset:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """SHA-256 (hexadecimal) over the ids and captions of a stored split, in their order; read from a small file.
+    """SHA-256 (hexadecimal) over ids, captions and pictures of a stored split, in their order; read from a small file.
 
     Raises
     ------
@@ -113,7 +113,10 @@ def _write(records: Iterable[Mapping[str, Any]], features: Features, folder: str
                             "give every caption an id of its own"
                         )
                     ids.add(record["id"])
-                    digest.update(json.dumps([record["id"], record[text]]).encode("ascii") + b"\n")
+                    content = [record["id"], record[text]]
+                    if "image" in record:
+                        content.append(hashlib.sha256(record["image"]).hexdigest())
+                    digest.update(json.dumps(content).encode("ascii") + b"\n")
                 writer.write_batch(pa.RecordBatch.from_pylist([dict(record) for record in batch], schema=schema))
         if not ids:
             raise UserError(f"corpus '{folder}': there is nothing to store; add captions to its source")

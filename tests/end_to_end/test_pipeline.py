@@ -98,6 +98,10 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
         "objectives: {ntp: {kind: ntp}, prior: {kind: prior, alpha: 2.0}}": {
             "pretrain", "tune", "predict", "score", *measured,
         },
+        "benchmarks: {MME: {items: 28}, POPE: {items: 36}, MMBench: {items: 10}, MMStar: {items: 20}, "
+        "SEEDBench: {items: 20}}": {
+            "benchmark_pope", "check_benchmarks", "degenerate", "predict", "score", "score_degenerate", *measured,
+        },
         "reference: {training: {learning_rate: 0.5}}": {
             "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
         },
@@ -123,6 +127,14 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     moved.parent.mkdir()
     moved.write_text("extends: tiny\n")
     assert not planned(folder, str(moved))
+    # A benchmark with a mistake is refused; once it is mended, nothing is trained again for it.
+    Path(preset).write_text("extends: tiny\n")
+    table = folder / "results/mine/benchmarks/POPE.tsv"
+    whole = table.read_text()
+    table.write_text(whole.replace("\tYes\t", "\tPerhaps\t", 1))
+    assert "POPE.tsv" in refused(folder, preset, "results/mine/benchmarks/.checked")[-1]
+    table.write_text(whole)
+    assert not {"pretrain", "tune"} & set(planned(folder, preset))
 
 
 def test_killed_runs_end_with_the_same_metrics(tiny: tuple[Path, str], tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_stored_corpus_is_what_was_written_and_the_same_bytes_each_time(tmp_pa
     assert list(store.read_corpus(tmp_path / "deep" / "one")) == records
 
 
-def test_the_fingerprint_follows_ids_and_captions(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_ids_captions_and_pictures(tmp_path: Path) -> None:
     def stored(*pairs: tuple[str, str]) -> str:
         store.write_texts((store.Text(id=identity, text=text) for identity, text in pairs), tmp_path / "texts")
         return store.fingerprint(tmp_path / "texts")
@@ -217,6 +217,12 @@ def test_the_fingerprint_follows_ids_and_captions(tmp_path: Path) -> None:
     assert (
         len({base, stored(("a", "b"), ("c", "e")), stored(("c", "d"), ("a", "b")), stored(("ab", ""), ("c", "d"))}) == 4
     )
+    prints = set()
+    for shade in (1, 2):
+        record = store.Record(id="a", image=picture(shade), caption="b", relevant=None)
+        store.write_corpus([record], tmp_path / "captions")
+        prints.add(store.fingerprint(tmp_path / "captions"))
+    assert len(prints) == 2, "other pictures under the same names are another corpus"
 
 
 def test_a_failed_write_leaves_the_old_corpus_and_nothing_else(tmp_path: Path) -> None:

@@ -120,10 +120,9 @@ def pretrain_inputs(wildcards):
         "val": R / "corpus/val",
         "tokenizer": R / "tokenizer",
         "llm": R / "backbones/llm",
-    }
-    if BENCHMARKS:
         # Only waited for: training reads no benchmark and is not done again when one changes.
-        inputs["benchmarks"] = ancient(R / "benchmarks/.checked")
+        "benchmarks": ancient(R / "benchmarks/.checked"),
+    }
     if wildcards.arch == "hlvlm":
         inputs["vision"] = R / "backbones/vision"
     if REGISTRY[preset.objectives[wildcards.objective].kind].needs_scores:

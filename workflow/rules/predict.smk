@@ -2,19 +2,20 @@ CHECKPOINT = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage
 PICTURES = ["", ".no_picture"] if preset.evaluation.no_picture else [""]
 
 
-# Training waits for this: a mistake in a benchmark shows before hours were spent, not after.
+# Pre-training waits for this: a mistake in a benchmark shows before hours were spent, not after. `update` keeps the mark
+# when a later check fails; without it every run would be trained again once the benchmark is mended.
 rule check_benchmarks:
     input:
         expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
     output:
-        touch(R / "benchmarks/.checked"),
+        update(R / "benchmarks/.checked"),
     log:
         R / "logs/benchmarks/check.log",
     params:
         benchmarks=R / "benchmarks",
         settings=digest({name: entry.answer for name, entry in preset.benchmarks.items()}),
     shell:
-        'python -m eval check --preset "$PRESET" --benchmarks {params.benchmarks} > {log} 2>&1'
+        'python -m eval check --preset "$PRESET" --benchmarks {params.benchmarks} > {log} 2>&1 && touch {output}'
 
 
 rule predict:

@@ -96,11 +96,12 @@ rule report:
         reference=R / "reference/base",
         paper=PAPER,
     output:
-        R / "report.html",
+        page=R / "report.html",
+        provenance=R / "provenance.yaml",
     log:
         R / "logs/report.log",
     params:
         results=R,
     shell:
         'python -m eval report --preset "$PRESET" --results {params.results} --paper {input.paper} '
-        "--out {output} > {log} 2>&1"
+        "--out {output.page} --provenance {output.provenance} > {log} 2>&1"
