@@ -190,7 +190,7 @@ def figures(
 
 @app.command()
 def report(preset: PresetName, results: Table, paper: Table, out: Table, provenance: Table) -> None:
-    """Write the page that shows what was run and what came of it, and the ``run.yaml`` of all these runs in one file."""
+    """Write the page that shows what was run and what came of it, and every ``run.yaml`` in one file."""
     from eval.report import About, write_report
     from eval.results import read_items, read_metrics, read_paper
 
