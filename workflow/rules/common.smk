@@ -120,8 +120,6 @@ def pretrain_inputs(wildcards):
         "val": R / "corpus/val",
         "tokenizer": R / "tokenizer",
         "llm": R / "backbones/llm",
-        # Only waited for: training reads no benchmark and is not done again when one changes.
-        "benchmarks": ancient(R / "benchmarks/.checked"),
     }
     if wildcards.arch == "hlvlm":
         inputs["vision"] = R / "backbones/vision"

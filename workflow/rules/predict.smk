@@ -2,26 +2,28 @@ CHECKPOINT = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage
 PICTURES = ["", ".no_picture"] if preset.evaluation.no_picture else [""]
 
 
-# Pre-training waits for this: a mistake in a benchmark shows before hours were spent, not after. `update` keeps the mark
-# when a later check fails; without it every run would be trained again once the benchmark is mended.
+# First of all that can run, since Snakemake starts nothing more when a job has failed: a mistake in a benchmark shows
+# before hours were spent, not after. Training does not depend on it, or it would be done again with every benchmark.
 rule check_benchmarks:
     input:
         expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
     output:
-        update(R / "benchmarks/.checked"),
+        touch(R / "benchmarks/.checked"),
     log:
         R / "logs/benchmarks/check.log",
+    priority: 100
     params:
         benchmarks=R / "benchmarks",
         settings=digest({name: entry.answer for name, entry in preset.benchmarks.items()}),
     shell:
-        'python -m eval check --preset "$PRESET" --benchmarks {params.benchmarks} > {log} 2>&1 && touch {output}'
+        'python -m eval check --preset "$PRESET" --benchmarks {params.benchmarks} > {log} 2>&1'
 
 
 rule predict:
     input:
         runs=each_seed(R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}"),
         benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        checked=R / "benchmarks/.checked",
     output:
         expand(
             R / "predictions" / CHECKPOINT / "{benchmark}{picture}.tsv",
@@ -52,6 +54,7 @@ rule predict:
 rule degenerate:
     input:
         expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        R / "benchmarks/.checked",
     output:
         directory(R / "predictions/baseline"),
     log:
