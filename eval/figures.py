@@ -131,7 +131,7 @@ def losses(metrics: pd.DataFrame, settings: Statistics) -> Figure | None:
         if column == 0:
             axes.set_ylabel(LOSS_LABEL)
     if first is not None:
-        first.set_ylim(0, first.get_ylim()[1] * 1.12)
+        first.set_ylim(0, first.get_ylim()[1] * 1.22)
         style.legend(figure, _objectives([rows]), hollow="without the picture", note="numbers: PRIOR − NTP")
     scale = tokens(float(rows.scale_tokens.max()))
     subject = "Held-out loss on tokens the picture decides and on the others" if len(kinds) > 1 else "Held-out loss"
@@ -207,7 +207,7 @@ def reference_scores(scored: pd.DataFrame) -> Figure:
     axes.set_xlabel("probability under the text-only reference, $p_r$   (PRIOR's weight falls from left to right)")
     axes.set_ylabel("share of the tokens (%)")
     axes.legend(loc="upper center")
-    style.title(figure, "What the reference LLM expects of caption tokens without the picture")
+    style.title(figure, "What the text-only reference LLM expects of caption tokens")
     return figure
 
 
