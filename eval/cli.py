@@ -195,8 +195,7 @@ def report(preset: PresetName, results: Table, paper: Table, out: Table, provena
     from eval.results import read_items, read_metrics, read_paper
 
     settings = _load(preset)
-    stages = ("pretrain", "tuned") if settings.tune else ("pretrain",)
-    names = [f"runs/{run}/{stage}" for run in settings.runs() for stage in stages]
+    names = [f"runs/{run}/{stage}" for run in settings.runs() for stage in settings.stages]
     runs = {name: yaml.safe_load((results / name / "run.yaml").read_text(encoding="utf-8")) for name in names}
     write_text(provenance, yaml.safe_dump(runs, sort_keys=False))
     first, *_ = runs.values()

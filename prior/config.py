@@ -412,9 +412,14 @@ class Preset(Settings):
         ]
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of every run, in their order."""
+        return ("pretrain", "tuned") if self.tune else ("pretrain",)
+
+    @property
     def final_stage(self) -> str:
         """The stage whose checkpoints are evaluated on benchmarks."""
-        return "tuned" if self.tune else "pretrain"
+        return self.stages[-1]
 
 
 class Run(NamedTuple):
