@@ -11,7 +11,7 @@ NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
 # What people read, and how it came about.
-SMALL = metrics.csv items.parquet fits.json provenance.yaml tables figures
+SMALL = metrics.csv items.parquet benchmarks.csv fits.json provenance.yaml tables figures
 
 BIN := .venv/bin
 # Written last: an installation that was cut off leaves none behind and is taken up again.

@@ -19,7 +19,8 @@ for path in sorted(Path(workflow.basedir, "workflow/rules/benchmarks").glob("*.s
 # A benchmark is what some rule makes, so that a user's own needs nothing but a file of rules beside ours.
 for name in BENCHMARKS:
     if not any(rule.is_producer(str(R / f"benchmarks/{name}.tsv")) for rule in workflow.rules):
-        known = [Path(path).stem for rule in workflow.rules for path in rule.output if "/benchmarks/" in str(path)]
+        made = [Path(path) for rule in workflow.rules for path in rule.output if "/benchmarks/" in str(path)]
+        known = [path.stem for path in made if path.suffix == ".tsv" and "{" not in path.stem]
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"known benchmarks: {', '.join(known)}"
         print(f"error: preset '{preset.name}': benchmarks.{name}: no rule makes it; {hint}", file=sys.stderr)
@@ -41,6 +42,10 @@ rule figures:
     input:
         R / "tables",
         R / "figures",
+
+
+onstart:
+    write_batches()
 
 
 onsuccess:

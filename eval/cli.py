@@ -10,117 +10,165 @@ import pandas as pd
 import typer
 import yaml
 
-from prior.cli import Folder, PresetName, Runs, RunsFolder, _load, _threads, _tokenizer
-from prior.config import ScenesCorpus, parse_run
+from prior.cli import Folder, PresetName, Runs, RunsFolder, State, _load, _threads, _tokenizer
+from prior.config import FolderCorpus, digest
 from prior.errors import UserError
 from prior.files import whole, write_text
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Table = Annotated[Path, typer.Option()]
 
-DEGENERATE = ("random", "always_yes", "always_no", "always_A")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command()
-def benchmark(name: str, preset: PresetName, out: Folder, val: Annotated[Path | None, typer.Option()] = None) -> None:
-    """Write one benchmark as a TSV file in VLMEvalKit's format."""
-    from eval.benchmarks import GENERATORS, check_benchmarks, write_tsv
+def benchmark(
+    name: str,
+    preset: PresetName,
+    out: Folder,
+    val: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Make a benchmark by its module in `eval.benchmarks`, as a TSV file in VLMEvalKit's format."""
+    from eval.benchmarks import check_benchmarks, make, write_tsv
+    from prior.corpus.store import read_corpus
 
     settings = _load(preset)
     check_benchmarks(settings)
-    entry = settings.benchmarks.get(name)
-    if entry is None:
+    if name not in settings.benchmarks:
         raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
-    if name == "CaptionChoice":
-        from eval.benchmarks.caption_choice import rows
-        from prior.corpus.store import read_corpus
+    write_tsv(make(name, settings, read_corpus(val) if val else None), out)
 
-        if val is None:
-            raise UserError("CaptionChoice is made from held-out captions; name their folder with --val")
-        made = rows(read_corpus(val), entry.items, entry.seed)
+
+@app.command()
+def chair(
+    preset: PresetName, out: Folder, synonyms: Folder, val: Annotated[Path | None, typer.Option()] = None
+) -> None:
+    """Make CHAIR: pictures to describe with the objects that are there, and the table of the objects' names."""
+    from eval.benchmarks import chair, check_benchmarks, write_tsv
+    from prior.corpus.store import read_corpus
+
+    settings = _load(preset)
+    check_benchmarks(settings)
+    entry, corpus = settings.benchmarks["CHAIR"], settings.corpus
+    if isinstance(corpus, FolderCorpus):
+        assert val and entry.objects and entry.synonyms
+        names = Path(corpus.folder, entry.synonyms)
+        objects = Path(corpus.folder, entry.objects)
+        rows = chair.folder_rows(read_corpus(val), entry.items, entry.seed, objects, names)
+        table = chair.synonyms(names)
     else:
-        if name not in GENERATORS or not isinstance(settings.corpus, ScenesCorpus):
-            raise UserError(f"benchmarks.{name}: it is not made here; one of {', '.join(GENERATORS)} is")
-        made = GENERATORS[name](entry.items, entry.seed, settings.corpus.seed, settings.corpus.image_size)
-    write_tsv(made, out)
+        rows, table = chair.rows(entry.items, entry.seed, corpus.seed, corpus.image_size), chair.synonyms()
+    with whole(synonyms) as temporary:
+        temporary.write_text(table, encoding="utf-8")
+        write_tsv(rows, out)
 
 
 @app.command()
-def check(preset: PresetName, benchmarks: Folder) -> None:
-    """Check every benchmark of a preset, before anything is trained to answer it."""
-    from eval.tsv import validate
+def official(name: str, preset: PresetName, table: Folder, out: Folder) -> None:
+    """Fetch a benchmark that VLMEvalKit names: from its address, or from the preset's `benchmarks_dir`."""
+    from eval.official import fetch
 
-    for name, entry in _load(preset).benchmarks.items():
-        path = benchmarks / f"{name}.tsv"
-        frame = validate(path)
-        if entry.answer == "likelihood" and "A" not in frame:
-            raise UserError(f"{path}: `answer: likelihood` ranks options, but there are none; use `answer: generate`")
+    folder = _load(preset).benchmarks_dir
+    fetch(name, table, out, Path(folder) if folder else None)
 
 
 @app.command()
-def predict(preset: PresetName, run: Runs, runs: RunsFolder, benchmarks: Folder, out: Folder) -> None:
-    """Let the final checkpoints of some runs answer every benchmark, with and without its pictures."""
+def predict(
+    preset: PresetName,
+    run: Runs,
+    runs: RunsFolder,
+    benchmark: Annotated[list[str], typer.Option(help="A benchmark of the preset; may be given several times.")],
+    benchmarks: Folder,
+    out: Folder,
+    state: State,
+) -> None:
+    """Let the checkpoints of some runs answer benchmarks, with and without their pictures.
+
+    Answers are written into `state` as they are given: a job that was interrupted goes on from there.
+    """
     from tqdm import tqdm
 
-    from eval import predict as prediction
-    from eval.tsv import read_benchmark, write_predictions
-    from prior import models
+    from eval.answers import Answers
+    from eval.checkpoints import prediction_file
+    from eval.predict import Questions, load_model
+    from eval.predict import predict as ask
+    from eval.tsv import write_predictions
+    from prior.files import fingerprint
 
     settings = _load(preset)
     evaluation = settings.evaluation
-    frames = {name: read_benchmark(benchmarks / f"{name}.tsv") for name in settings.benchmarks}
+    asked: dict[str, Questions] = {}
+    keys: dict[str, str] = {}
+    for name in benchmark:
+        files = benchmarks / f"{name}.tsv", benchmarks / f"{name}.jsonl"
+        asked[name] = Questions.read(*files, settings.benchmarks[name].answer)
+        keys[name] = " ".join([digest(evaluation), digest(settings.benchmarks[name]), *map(fingerprint, files)])
     _threads(evaluation.threads)
-    rounds = (True, False) if evaluation.no_picture else (True,)
-    with tqdm(total=len(run) * len(rounds) * sum(map(len, frames.values())), unit="answer") as bar:
-        for checkpoint in (f"{name}/{settings.final_stage}/final" for name in run):
-            architecture = models.load(parse_run(checkpoint.rsplit("/", 2)[0]).arch, runs / checkpoint)
-            words = _tokenizer(runs / checkpoint)
-            for name, frame in frames.items():
-                for with_picture in rounds:
-                    bar.set_description(name)
-                    answered = prediction.predict(
-                        architecture,
-                        words,
-                        frame,
-                        settings.benchmarks[name].answer,
-                        with_picture,
-                        evaluation.batch_size,
-                        evaluation.max_new_tokens,
-                        bar.update,
-                    )
-                    ending = "" if with_picture else ".no_picture"
-                    write_predictions(answered, out / checkpoint / f"{name}{ending}.tsv")
+    journals: list[Answers] = []
+    total = sum(len(asked[name]) * len(settings.pictures(name)) for name in benchmark)
+    with tqdm(total=len(run) * total, unit="answer") as bar:
+        for stage, name_of_run in [(stage, name) for name in run for stage in settings.stages]:
+            due = [name for name in benchmark if settings.asked_stage(name) == stage]
+            if not due:
+                continue
+            checkpoint = f"{name_of_run}/{stage}/final"
+            model = load_model(runs / checkpoint)
+            for name in due:
+                bar.set_description(name)
+                for picture in settings.pictures(name):
+                    path = prediction_file(out, checkpoint, name, picture)
+                    private = (state / path.relative_to(out)).with_suffix(".jsonl")
+                    journals.append(Answers(private, f"{model.fingerprint} {keys[name]}"))
+                    answered = ask(model, asked[name], picture, evaluation, journals[-1], bar.update)
+                    write_predictions(answered, path)
+    # Only now: Snakemake deletes what an interrupted job has written.
+    for answers in journals:
+        answers.remove()
 
 
 @app.command()
-def degenerate(preset: PresetName, benchmarks: Folder, out: Folder) -> None:
-    """Write what answering without a model looks like: random answers, always yes, always no, always A."""
-    from eval import predict as prediction
-    from eval.tsv import read_benchmark, write_predictions
+def captions(
+    benchmark: Table,
+    synonyms: Table,
+    predictions: Table,
+    checkpoint: Annotated[list[str], typer.Option(help="As hlvlm/ntp/40k/seed0/pretrain/final.")],
+    runs: RunsFolder,
+    metrics: Table,
+    items: Table,
+) -> None:
+    """Score the captions of all checkpoints by the objects that they mention (CHAIR)."""
+    from eval.chair import score_captions
 
-    settings = _load(preset)
-    with whole(out) as folder:
-        for name in settings.benchmarks:
-            frame = read_benchmark(benchmarks / f"{name}.tsv")
-            for kind in DEGENERATE:
-                for seed in range(settings.seeds if kind == "random" else 1):
-                    answered = prediction.degenerate(frame, kind, seed)
-                    if answered is not None:
-                        write_predictions(answered, folder / kind / f"seed{seed}" / f"{name}.tsv")
+    table, answers = score_captions(benchmark, synonyms, predictions, checkpoint, runs)
+    with whole(metrics) as temporary, whole(items) as beside:
+        table.to_csv(temporary, index=False)
+        answers.to_parquet(beside, index=False)
 
 
 @app.command()
-def collect(preset: PresetName, results: Folder, metrics: Folder, items: Folder) -> None:
+def sources(preset: PresetName, benchmarks: Folder, out: Table) -> None:
+    """Write which file each benchmark is: generated, official, or another one under an official name."""
+    from eval.sources import sources as describe
+
+    with whole(out) as temporary:
+        describe(_load(preset), benchmarks).to_csv(temporary, index=False)
+
+
+@app.command()
+def collect(
+    preset: PresetName,
+    results: Folder,
+    metrics: Folder,
+    items: Folder,
+    measure: Annotated[list[str] | None, typer.Option(help="measures/<this>.csv and .parquet of the results.")] = None,
+) -> None:
     """Gather every measured number into metrics.csv and items.parquet."""
     from eval.collect import collect as gather
 
-    table, answers = gather(results, _load(preset))
+    table, answers = gather(results, _load(preset), measure or [])
     with whole(metrics) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     with whole(items) as temporary:
         answers.to_parquet(temporary, index=False)
-
-
-Table = Annotated[Path, typer.Option()]
 
 
 @app.command()
@@ -153,6 +201,7 @@ def tables(
     words: Table,
     paper: Table,
     out: Table,
+    asked: Table,
     quality: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Write every table as CSV and Markdown."""
@@ -170,6 +219,7 @@ def tables(
         out,
         pd.read_parquet(words),
         json.loads(quality.read_text(encoding="utf-8")) if quality else None,
+        pd.read_csv(asked),
     )
 
 
@@ -217,4 +267,5 @@ def report(preset: PresetName, results: Table, paper: Table, out: Table, provena
         about,
         pd.read_parquet(results / "words.parquet"),
         json.loads((results / "reference/base/quality.json").read_text(encoding="utf-8")),
+        pd.read_csv(results / "benchmarks.csv"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,21 +12,23 @@ from eval.results import ITEM_COLUMNS, METRIC_COLUMNS
 from prior.config import Preset, parse_tokens
 
 
-def collect(results: Path, preset: Preset) -> tuple[pd.DataFrame, pd.DataFrame]:
+def collect(results: Path, preset: Preset, measures: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every measured number of a preset, sorted by its keys.
+
+    Parameters
+    ----------
+    measures
+        The files of the scoring jobs: ``measures/<name>.csv`` and ``.parquet``.
 
     Returns
     -------
     (metrics, items)
         With the columns of the artefact contract.
     """
+    folder = results / "measures"
     metrics = [_heldout(results, run) for run in preset.runs()]
-    items = []
-    if preset.benchmarks:
-        arms = sorted({run.rsplit("/", 2)[0] for run in preset.runs()})
-        for arm in ["baseline", *arms]:
-            metrics.append(pd.read_csv(results / "measures" / f"{arm}.csv"))
-            items.append(pd.read_parquet(results / "measures" / f"{arm}.parquet"))
+    metrics += [pd.read_csv(folder / f"{name}.csv") for name in measures]
+    items = [pd.read_parquet(folder / f"{name}.parquet") for name in measures]
     empty = pd.DataFrame(columns=ITEM_COLUMNS)
     return (
         _sorted(pd.concat(metrics, ignore_index=True), METRIC_COLUMNS),

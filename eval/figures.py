@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from eval import style
+from eval import hallucination, style
 from eval.display import name, spread, tokens
 from eval.results import BASELINE, HELDOUT, STAGES, Paper, arms, by_seed, largest, scores, select
 from eval.scaling import PowerLaw, quantities
@@ -226,6 +226,7 @@ def all_figures(
         "trajectory": lambda: trajectory(metrics, items, settings, paper),
         "losses": lambda: losses(metrics, settings),
         "benchmarks": lambda: benchmarks(metrics, items, settings),
+        "hallucination": lambda: hallucination.figure(metrics, settings),
         "scores": lambda: None if scored is None or scored.empty else reference_scores(scored),
     }
 

@@ -1,10 +1,13 @@
-"""Batched prediction: a checkpoint is loaded once and answers every benchmark, with and without its pictures."""
+"""Batched prediction: a checkpoint answers the questions of a benchmark, with and without their pictures."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,90 +15,163 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from eval.tsv import options
-from prior.corpus.questions import exchange, prompt
+from eval.answers import Answers
+from eval.tsv import options, read_benchmark
+from prior.corpus.questions import exchange
+from prior.errors import UserError
 from prior.models.attention import pack, unpack
-from prior.packing import Documents, Packer, Ragged, encode
+from prior.packing import Documents, Packer, Pictures, Ragged, encode
 from prior.scores import token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from prior.config import Evaluation
     from prior.models import Architecture, Picture
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
+# Questions whose options are ranked, and their answers written down, at a time.
+RANKED_TOGETHER = 256
 
 
-def question_text(row: pd.Series) -> str:
-    """What the model is asked: the text that VLMEvalKit's `build_prompt` makes of the row, in the tuning format."""
-    return exchange(prompt(row["question"], options(row), row.get("hint", "")))
+@dataclass(frozen=True)
+class Questions:
+    """A benchmark as it is put to models.
+
+    Attributes
+    ----------
+    frame
+        Its rows, as `eval.tsv.read_benchmark` gives them.
+    texts
+        What a model reads before it answers, one for each row; empty where it captions the picture.
+    answer
+        ``generate``, ``likelihood`` or ``caption``: the preset's setting for this benchmark.
+    """
+
+    frame: pd.DataFrame
+    texts: list[str]
+    answer: str
+    _pictures: Pictures = field(default_factory=Pictures, compare=False, repr=False)
+
+    @classmethod
+    def read(cls, benchmark: Path, prompts: Path, answer: str) -> Questions:
+        """A benchmark's TSV and its prompts, as `eval.vlmevalkit.prompts` exports them.
+
+        Raises
+        ------
+        UserError
+            If the prompts are those of other rows.
+        """
+        frame = read_benchmark(benchmark)
+        asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+        if [row["index"] for row in asked] != list(frame["index"]):
+            raise UserError(f"{prompts}: these are not the questions of {benchmark}; delete it, it is made again")
+        texts = ["" if answer == "caption" else exchange(row["text"]) for row in asked]
+        return cls(frame, texts, answer)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def open_image(self, row: int) -> Image.Image:
+        return open_image(self.frame["image"].iloc[row], self._name(row))
+
+    def image_size(self, row: int) -> tuple[int, int]:
+        """(width, height), which stand in the first bytes of a picture."""
+        return Image.open(io.BytesIO(base64.b64decode(self.frame["image"].iloc[row]))).size
+
+    def pictures(self, architecture: Architecture, rows: Sequence[int]) -> list[Picture]:
+        """The pictures of some rows as an architecture sees them."""
+        return self._pictures.read(architecture, rows, self.open_image)
+
+    def choices(self, rows: Sequence[int]) -> tuple[list[dict[str, str]], list[bytes]]:
+        """The options of some rows, by letter, and their encoded pictures."""
+        part = self.frame.iloc[list(rows)]
+        return [options(row) for row in part.to_dict("records")], [base64.b64decode(image) for image in part["image"]]
+
+    def _name(self, row: int) -> str:
+        return str(self.frame["image_path"].iloc[row]) if "image_path" in self.frame else ""
 
 
-def open_image(encoded: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+def open_image(encoded: str, name: str = "") -> Image.Image:
+    """The RGB picture that VLMEvalKit would show a model.
+
+    It writes the picture into a file called `name`, if the benchmark names its pictures, and has the model open that:
+    under a JPEG's name the picture is compressed once more, which changes its pixels.
+    """
+    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    if name.lower().endswith((".jpg", ".jpeg")):
+        stream = io.BytesIO()
+        (image.convert("RGB") if image.mode in ("RGBA", "P", "LA") else image).save(stream, "JPEG")
+        image = Image.open(stream)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that can be asked; `fingerprint` tells its weights from those of another."""
+
+    architecture: Architecture
+    tokenizer: PreTrainedTokenizerFast
+    fingerprint: str = ""
+
+
+def load_model(folder: Path) -> Model:
+    """A checkpoint and its tokenizer, on the GPU if there is one."""
+    from prior import models
+    from prior.backbones import load_tokenizer
+
+    architecture = models.load(folder)
+    architecture.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    # Reading many gigabytes of weights once more would take longer than answering a benchmark.
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    return Model(architecture, load_tokenizer(folder), json.dumps(states))
 
 
 @torch.no_grad()
-def generate_answers(
-    architecture: Architecture,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
-    images: Sequence[Image.Image] | None,
-    batch_size: int,
+def reply(
+    model: Model,
+    texts: Sequence[str],
+    pictures: Sequence[Picture],
     max_new_tokens: int,
-    progress: Progress | None = None,
 ) -> list[str]:
-    """Greedy answers to `prompts`, longest first, in left-padded batches.
+    """Greedy replies to one batch of `texts`, padded on the left, without surrounding white space.
 
     Parameters
     ----------
-    images
-        One picture for each prompt; None asks without pictures.
-
-    Returns
-    -------
-    One string for each prompt, without surrounding white space.
+    pictures
+        One for each text, or none at all.
+    max_new_tokens
+        Longest reply, in tokens.
     """
-    model = architecture.model.eval()
-    unpack(model)
-    device = next(model.parameters()).device
-    encoded = encode(tokenizer, prompts)["input_ids"]
-    answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        pictures: list[Picture] = architecture.read([images[index] for index in chosen]) if images is not None else []
-        prefixes = [picture.ids for picture in pictures] or [[]] * len(chosen)
-        sequences = [
-            [tokenizer.bos_token_id, *prefix, *encoded[index]] for index, prefix in zip(chosen, prefixes, strict=True)
-        ]
-        longest = max(map(len, sequences))
-        ids = torch.full((len(chosen), longest), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for place, sequence in enumerate(sequences):
-            ids[place, longest - len(sequence) :] = torch.tensor(sequence)
-            mask[place, longest - len(sequence) :] = 1
-        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        if pictures:
-            inputs["pixel_values"] = architecture.collate(pictures).to(device)
-        output = model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text.strip()
-        if progress:
-            progress(len(chosen))
-    return answers
+    architecture, tokenizer = model.architecture, model.tokenizer
+    unpack(architecture.model.eval())
+    device = next(architecture.model.parameters()).device
+    prefixes = [picture.ids for picture in pictures] or [[]] * len(texts)
+    sequences = [
+        [tokenizer.bos_token_id, *prefix, *ids]
+        for prefix, ids in zip(prefixes, encode(tokenizer, texts)["input_ids"], strict=True)
+    ]
+    longest = max(map(len, sequences))
+    ids = torch.full((len(texts), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for place, sequence in enumerate(sequences):
+        ids[place, longest - len(sequence) :] = torch.tensor(sequence)
+        mask[place, longest - len(sequence) :] = 1
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if pictures:
+        inputs["pixel_values"] = architecture.collate(list(pictures)).to(device)
+    output = architecture.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return [text.strip() for text in tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)]
 
 
-def likelihood_answers(
-    architecture: Architecture,
-    tokenizer: PreTrainedTokenizerFast,
+def choose(
+    model: Model,
     choices: Sequence[Mapping[str, str]],
     images: Sequence[bytes],
     with_picture: bool,
@@ -107,6 +183,7 @@ def likelihood_answers(
     advantage (pointwise mutual information, as in lm-evaluation-harness's ``acc_mutual_info``); without, by
     log p(option).
     """
+    architecture, tokenizer = model.architecture, model.tokenizer
     pack(architecture.model.eval())
     owner = [question for question, texts in enumerate(choices) for _ in texts]
     texts = [text for group in choices for text in group.values()]
@@ -129,47 +206,40 @@ def likelihood_answers(
 
 
 def predict(
-    architecture: Architecture,
-    tokenizer: PreTrainedTokenizerFast,
-    frame: pd.DataFrame,
-    answer: str,
+    model: Model,
+    questions: Questions,
     with_picture: bool,
-    batch_size: int,
-    max_new_tokens: int,
+    settings: Evaluation,
+    answers: Answers,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """A benchmark's rows without their pictures, plus a ``prediction`` column.
 
-    Parameters
-    ----------
-    answer
-        ``generate`` or ``likelihood``, the preset's setting for this benchmark.
+    Rows are asked in batches, the longest first; a batch that is among `answers` already is not asked again.
     """
-    if answer == "likelihood":
-        choices = [options(row) for _, row in frame.iterrows()]
-        images = [base64.b64decode(encoded) for encoded in frame["image"]]
-        predictions = likelihood_answers(architecture, tokenizer, choices, images, with_picture)
+    if questions.answer == "likelihood":
+        order, size = list(range(len(questions))), RANKED_TOGETHER
+    else:
+        order, size = _longest_first(model, questions, with_picture), settings.batch_size
+    longest = settings.max_caption_tokens if questions.answer == "caption" else settings.max_new_tokens
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        if any(row not in answers.given for row in rows):
+            if questions.answer == "likelihood":
+                texts = choose(model, *questions.choices(rows), with_picture)
+            else:
+                pictures = questions.pictures(model.architecture, rows) if with_picture else []
+                texts = reply(model, [questions.texts[row] for row in rows], pictures, longest)
+            answers.add(dict(zip(rows, texts, strict=True)))
         if progress:
-            progress(len(frame))
-    else:
-        prompts = [question_text(row) for _, row in frame.iterrows()]
-        pictures = [open_image(encoded) for encoded in frame["image"]] if with_picture else None
-        predictions = generate_answers(architecture, tokenizer, prompts, pictures, batch_size, max_new_tokens, progress)
-    return frame.drop(columns="image").assign(prediction=predictions)
+            progress(len(rows))
+    predictions = [answers.given[row] for row in range(len(questions))]
+    return questions.frame.drop(columns="image").assign(prediction=predictions)
 
 
-def degenerate(frame: pd.DataFrame, kind: str, seed: int) -> pd.DataFrame | None:
-    """What answers without a model look like; None where `kind` does not apply to the benchmark.
-
-    `kind` is ``random`` (uniform over the possible answers), ``always_yes``, ``always_no`` or ``always_A``.
-    """
-    choices = [options(row) for _, row in frame.iterrows()]
-    multiple_choice = any(choices)
-    if kind == "random":
-        rng = np.random.default_rng([seed, 37])
-        predictions = [tuple(texts or ("Yes", "No"))[int(rng.integers(len(texts) or 2))] for texts in choices]
-    elif (kind == "always_A") != multiple_choice:
-        return None
-    else:
-        predictions = [{"always_yes": "Yes", "always_no": "No", "always_A": "A"}[kind]] * len(frame)
-    return frame.drop(columns="image").assign(prediction=predictions)
+def _longest_first(model: Model, questions: Questions, with_picture: bool) -> list[int]:
+    lengths = [len(ids) for ids in encode(model.tokenizer, questions.texts)["input_ids"]]
+    if with_picture:
+        prefix = model.architecture.prefix_length
+        lengths = [length + prefix(questions.image_size(row)) for row, length in enumerate(lengths)]
+    return sorted(range(len(questions)), key=lambda row: -lengths[row])

@@ -28,6 +28,9 @@ CAPTIONS = {
     "without the picture. Numbers: PRIOR minus NTP with the picture, paired by seed.",
     "benchmarks": "Scores at the largest scale. A model is only worth more than its degenerate rows where it stands to "
     "the right of them: what is expected from guessing, constant answers, and itself without the picture.",
+    "hallucination": "Free captions of held-out pictures, cut to equal length: the share of mentioned objects that are "
+    "not in the picture (CHAIR_i, lower is better), and the share of the picture's objects that are mentioned (recall, "
+    "higher is better). Mean over seeds with its interval.",
     "scores": "What the text-only reference LLM makes of caption tokens. PRIOR weighs a token by (1 − p_r)^α, so "
     "tokens on the left gain weight, whether the picture decides them or not.",
 }
@@ -37,6 +40,7 @@ ALT = {
     "trajectory": "Loss against training step, and the paper's trajectory",
     "losses": "Loss on relevant and other tokens",
     "benchmarks": "Benchmark scores and degenerate answers",
+    "hallucination": "Made-up and found objects in captions against data scale",
     "scores": "Distribution of reference probabilities",
 }
 
@@ -78,6 +82,13 @@ def findings(tables: Mapping[str, pd.DataFrame], fits: list[dict[str, Any]]) -> 
             verdict = _verdict(row.gain_low, row.gain_high, "higher than", "lower than")
             who = f"{name(row.arch)}: {name(row.objective)}'s loss on {row.tokens} tokens"
             said.append(f"{who} is {verdict} NTP's ({text} nats/token).")
+    captions = tables.get("hallucination", pd.DataFrame())
+    if len(captions):
+        for row in captions[(captions.metric == "chair_i_equal") & captions.gain.notna()].itertuples():
+            text = spread(row.gain, row.gain_low, row.gain_high, 1, sign=True)
+            verdict = _verdict(row.gain_low, row.gain_high, "higher than", "lower than")
+            who = f"{name(row.arch)}: {name(row.objective)}'s share of made-up objects in captions of equal length"
+            said.append(f"{who} is {verdict} NTP's ({text} points).")
     for fit in fits:
         if fit["kind"] == "difference" and fit["form"] == "power" and fit["quantity"] in ("loss_relevant", "error"):
             gap = fit["exponent"]
@@ -127,9 +138,10 @@ def write_report(
     about: About,
     words: pd.DataFrame | None = None,
     quality: dict[str, Any] | None = None,
+    asked: pd.DataFrame | None = None,
 ) -> None:
     """Write ``report.html`` from the tables' numbers and the PNG files in the folder `figures`."""
-    tables = all_tables(metrics, items, fits, settings, paper, words, quality)
+    tables = all_tables(metrics, items, fits, settings, paper, words, quality, asked)
     found = {key: Path(figures) / f"{key}.png" for key in CAPTIONS}
     images = {key: place.read_bytes() for key, place in found.items() if place.is_file()}
     said = findings({key: table for key, (table, _) in tables.items()}, fits)

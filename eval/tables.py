@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval import display
+from eval import display, hallucination, sources
 from eval.results import (
     BASELINE,
     HELDOUT,
@@ -148,7 +148,9 @@ def accuracy_table(metrics: pd.DataFrame, items: pd.DataFrame, settings: Statist
 
     Columns: arch, objective, picture, benchmark, value, low, high, seeds, items, chance, above_chance; degenerate rows
     come last. Every item counts for itself (MMBench: every rotation), so `chance` is one over the number of options.
+    Benchmarks that have no accuracy are left out.
     """
+    items = items[items.benchmark.isin(select(metrics, metric="accuracy").benchmark)]
     names = ["arch", "objective", "picture", "benchmark", "value", "low", "high", "seeds", "items"]
     records = []
     groups = list(largest(items).groupby(names[:4])) if len(items) else []
@@ -203,11 +205,16 @@ def all_tables(
     paper: Paper,
     words: pd.DataFrame | None = None,
     quality: dict[str, Any] | None = None,
+    asked: pd.DataFrame | None = None,
 ) -> dict[str, tuple[pd.DataFrame, list[display.Display]]]:
     """Every table by name: its tidy numbers and how to show them. Tables without rows are left out."""
     tables = {
         "main": (main := main_table(metrics, items, settings, paper), display.main(main)),
         "losses": (losses := loss_table(metrics, settings), display.losses(losses)),
+        "hallucination": (
+            captions := hallucination.hallucination_table(metrics, settings),
+            hallucination.show(captions),
+        ),
         "accuracy": (accuracy := accuracy_table(metrics, items, settings), display.accuracy(accuracy)),
         "fits": (laws := fits_table(fits), display.fits(laws)),
     }
@@ -215,6 +222,8 @@ def all_tables(
         tables["words"] = (ranked := extremes(words), show(ranked))
     if quality is not None:
         tables["reference"] = (known := reference_quality(quality), show_quality(known))
+    if asked is not None:
+        tables["benchmarks"] = (found := sources.sources_table(asked, metrics), sources.show(found))
     return {name: table for name, table in tables.items() if len(table[0])}
 
 
@@ -227,10 +236,11 @@ def write_tables(
     folder: str | Path,
     words: pd.DataFrame | None = None,
     quality: dict[str, Any] | None = None,
+    asked: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write ``<name>.csv`` and ``<name>.md`` of every table into `folder`; return the paths."""
     paths = []
-    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper, words, quality).items():
+    for name, (table, shown) in all_tables(metrics, items, fits, settings, paper, words, quality, asked).items():
         path = Path(folder) / f"{name}.csv"
         with whole(path) as temporary:
             # Ten digits: beyond the last place where machines agree there is nothing to read.

@@ -295,16 +295,32 @@ class Tune(Settings):
 
 
 class Benchmark(Settings):
-    """What one benchmark is made of; `items` counts questions (MMBench: before rotation)."""
+    """One benchmark: where its questions come from, and how a model answers them.
 
+    Attributes
+    ----------
+    source
+        ``official`` is the file that VLMEvalKit names; left out, it is made by its rule, or fetched if none makes it.
+    items, seed
+        Of those made here: how many questions (MMBench: before rotation, CHAIR: pictures), and which.
+    answer
+        ``generate`` a reply; choose an option by ``likelihood``; or ``caption`` the picture, before any tuning.
+    objects, synonyms
+        CHAIR on a folder of pictures: COCO's instances JSON and its table of object names, both in that folder.
+    """
+
+    source: Literal["generated", "official"] | None = None
     items: Positive = 200
     seed: Count = 0
-    answer: Literal["generate", "likelihood"] = "generate"
+    answer: Literal["generate", "likelihood", "caption"] = "generate"
+    objects: str | None = None
+    synonyms: str | None = None
 
 
 class Evaluation(Settings):
     batch_size: Positive = 64
     max_new_tokens: Positive = 12
+    max_caption_tokens: Positive = 48
     no_picture: bool = True
     loss_captions: Positive = 500
     trajectory_points: Count = 0
@@ -339,6 +355,8 @@ class Preset(Settings):
     pretrain: Training = Training()
     tune: Tune | None = Tune()
     benchmarks: dict[Name, Benchmark] = {}
+    # Where official benchmarks lie if they are not to be downloaded: a folder of <name>.tsv.
+    benchmarks_dir: str | None = None
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
 
@@ -393,10 +411,14 @@ class Preset(Settings):
     def _answers(self) -> Preset:
         if self.tune is not None and not isinstance(self.corpus, ScenesCorpus):
             raise ValueError("tune: questions are made for `corpus.kind: scenes` only; write `tune: null`")
-        generated = [name for name, entry in self.benchmarks.items() if entry.answer == "generate"]
-        if generated and self.tune is None:
+        asked = [
+            name
+            for name, entry in self.benchmarks.items()
+            if entry.answer == "generate" and entry.source != "official" and isinstance(self.corpus, ScenesCorpus)
+        ]
+        if asked and self.tune is None:
             raise ValueError(
-                f"tune: null, but {', '.join(generated)} needs a model that was taught to answer; "
+                f"tune: null, but {', '.join(asked)} needs a model that was taught to answer; "
                 "leave it out or write `answer: likelihood`"
             )
         return self
@@ -418,8 +440,17 @@ class Preset(Settings):
 
     @property
     def final_stage(self) -> str:
-        """The stage whose checkpoints are evaluated on benchmarks."""
+        """The stage whose checkpoints answer questions."""
         return self.stages[-1]
+
+    def asked_stage(self, benchmark: str) -> str:
+        """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""
+        return "pretrain" if self.benchmarks[benchmark].answer == "caption" else self.final_stage
+
+    def pictures(self, benchmark: str) -> tuple[bool, ...]:
+        """Whether a benchmark is asked with its pictures, and then without; a caption needs one."""
+        blind = self.evaluation.no_picture and self.benchmarks[benchmark].answer != "caption"
+        return (True, False) if blind else (True,)
 
 
 class Run(NamedTuple):

@@ -100,7 +100,7 @@ def tune(
     settings = preset.tune
     assert settings is not None
     used = {"architecture": getattr(preset.architectures, run.arch), "tune": settings}
-    architecture = models.load(run.arch, checkpoint)
+    architecture = models.load(checkpoint)
     architecture.set_trainable(used["architecture"].trainable)
     order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
     order = repeat_order(order, settings.training.epochs, settings.seed)

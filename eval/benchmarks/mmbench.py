@@ -21,6 +21,8 @@ PLAN: Plan = (
     ({"category": "attribute_comparison", "l2-category": _CROSS}, ("which_attribute",)),
     ({"category": "future_prediction", "l2-category": "logic_reasoning"}, ("which_sum",)),
 )
+# With fewer items a category would have no question.
+FEWEST = len(PLAN)
 
 
 def rows(items: int, seed: int, corpus_seed: int, image_size: int) -> list[Row]:

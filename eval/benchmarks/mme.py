@@ -21,6 +21,8 @@ CATEGORIES = {
     "commonsense_reasoning": ("relation", "relation", "larger", "same_colour"),
     "numerical_calculation": ("arithmetic", "more"),
 }
+# With fewer items a category would have no question.
+FEWEST = 2 * len(CATEGORIES)
 
 
 def rows(items: int, seed: int, corpus_seed: int, image_size: int) -> list[Row]:

@@ -15,6 +15,8 @@ PLAN: Plan = (
     ({"category": "math"}, ("which_total", "which_count", "which_sum")),
     ({"category": "science & technology"}, ("which_shape",)),
 )
+# With fewer items a category would have no question.
+FEWEST = len(PLAN)
 
 
 def rows(items: int, seed: int, corpus_seed: int, image_size: int) -> list[Row]:

@@ -18,6 +18,8 @@ from prior.corpus.yes_no import is_there
 from prior.errors import UserError
 
 CATEGORIES = ("random", "popular", "adversarial")
+# With fewer items a category would have no question.
+FEWEST = 2 * len(CATEGORIES)
 # Pictures looked at for one pair of objects before another pair is drawn, and pairs drawn before giving up.
 PICTURES, PAIRS = 4000, 50
 Combination = tuple[str, str]

@@ -16,6 +16,8 @@ PLAN: Plan = (
     ({"category": "Spatial Relation"}, ("which_relation",)),
     ({"category": "Visual Reasoning"}, ("which_attribute", "which_sum")),
 )
+# With fewer items a category would have no question.
+FEWEST = len(PLAN)
 
 
 def rows(items: int, seed: int, corpus_seed: int, image_size: int) -> list[Row]:

@@ -7,11 +7,14 @@ several pictures; ``Architecture.model`` is a transformers model whose ``forward
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+
+from prior.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,15 +83,25 @@ def build(
     return ULVLM.build(settings, tokenizer, llm)
 
 
-def load(arch: str, folder: Path) -> Architecture:
-    """An LVLM from a checkpoint folder."""
-    if arch == "hlvlm":
+def load(folder: Path) -> Architecture:
+    """An LVLM from a checkpoint folder, whose ``config.json`` says which architecture it is.
+
+    Raises
+    ------
+    UserError
+        If `folder` holds no checkpoint of either.
+    """
+    path = folder / "config.json"
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    if kind == "llava":
         from prior.models.hlvlm import HLVLM
 
         return HLVLM.load(folder)
-    from prior.models.ulvlm import ULVLM
+    if kind == "prior_ulvlm":
+        from prior.models.ulvlm import ULVLM
 
-    return ULVLM.load(folder)
+        return ULVLM.load(folder)
+    raise UserError(f"{folder}: holds no checkpoint of an H-LVLM or a U-LVLM; name the folder `final` of a run")
 
 
 def freeze(model: torch.nn.Module, parts: dict[str, list[torch.nn.Module]], trainable: tuple[str, ...]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,9 +70,9 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
     metrics = pd.read_csv(results / "metrics.csv")
     assert set(metrics.arch) == {"hlvlm", "ulvlm", "baseline"}
     assert set(metrics.objective) == {"ntp", "prior", "random", "always_yes", "always_no", "always_A"}
-    assert set(metrics.benchmark) == {"heldout", "MME", "POPE", "MMBench", "MMStar", "SEEDBench"}
-    # Every model meets every benchmark, with its picture and without.
-    models = metrics[(metrics.arch != "baseline") & (metrics.benchmark != "heldout")]
+    assert set(metrics.benchmark) == {"heldout", "MME", "POPE", "MMBench", "MMStar", "SEEDBench", "CHAIR"}
+    # Every model meets every question, with its picture and without, and captions every picture before it is tuned.
+    models = metrics[(metrics.arch != "baseline") & ~metrics.benchmark.isin(["heldout", "CHAIR"])]
     met = models.groupby(["arch", "objective", "scale_tokens", "seed"])[["benchmark", "picture"]].nunique()
     assert (met.benchmark == 5).all() and (met.picture == 2).all() and len(met) == 2 * 2 * 3
     items = pd.read_parquet(results / "items.parquet")
@@ -78,6 +80,11 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
     keys = ["arch", "objective", "scale_tokens", "seed", "picture"]
     own = items[(items.benchmark == "SEEDBench") & (items.arch != "baseline")].groupby(keys).correct.mean() * 100
     assert kept.set_index(keys).value.sort_index().tolist() == pytest.approx(own.sort_index().tolist())
+    captions = metrics[metrics.benchmark == "CHAIR"]
+    assert set(captions.stage) == {"pretrain"} and set(captions.picture) == {"with"}
+    assert len(captions[captions.metric == "chair_i_equal"]) == 2 * 2 * 3
+    asked = pd.read_csv(results / "benchmarks.csv").set_index("benchmark")
+    assert list(asked.source) == ["generated"] * 6 and asked.rows["MMBench"] == 40
     for name in ("report.html", "tables/main.md", "tables/losses.csv", "figures/scaling.pdf", "figures/losses.png"):
         assert (results / name).stat().st_size > 500, name
     assert not list(results.rglob("*.bin")) + list(results.rglob("*.pkl")), "nothing pickled is published"
@@ -92,25 +99,26 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     outputs = {}
     shown = {"tables", "plots", "report"}
     measured = {"metrics", "fits", "all", *shown}
+    captioned = {"predict", "score", "score_captions", *measured}
     for change, expected in {
         "statistics: {confidence: 0.9}": {"fits", "all", *shown},
-        "evaluation: {max_new_tokens: 9}": {"predict", "score", *measured},
+        "evaluation: {max_new_tokens: 9}": captioned,
         "objectives: {ntp: {kind: ntp}, prior: {kind: prior, alpha: 2.0}}": {
-            "pretrain", "tune", "predict", "score", *measured,
+            "pretrain", "tune", *captioned,
         },
         "benchmarks: {MME: {items: 28}, POPE: {items: 36}, MMBench: {items: 10}, MMStar: {items: 20}, "
-        "SEEDBench: {items: 20}}": {
-            "benchmark_pope", "check_benchmarks", "degenerate", "predict", "score", "score_degenerate", *measured,
+        "SEEDBench: {items: 20}, CHAIR: {answer: caption, items: 30}}": {
+            "benchmark_pope", "prompts", "sources", *captioned,
         },
         "reference: {training: {learning_rate: 0.5}}": {
-            "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
+            "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
         "corpus: {val: 61}": {
-            "corpus", "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
+            "corpus", "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
         "corpus: {text_only: 501}": {
             "corpus", "tokenizer", "llm", "vision",
-            "reference", "scores", "words", "pretrain", "tune", "predict", "score", *measured,
+            "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
     }.items():  # fmt: skip
         Path(preset).write_text(f"extends: tiny\n{change}\n")
@@ -132,9 +140,53 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     table = folder / "results/mine/benchmarks/POPE.tsv"
     whole = table.read_text()
     table.write_text(whole.replace("\tYes\t", "\tPerhaps\t", 1))
-    assert "POPE.tsv" in refused(folder, preset, "results/mine/benchmarks/.checked")[-1]
+    assert "POPE.tsv" in refused(folder, preset, "results/mine/benchmarks/POPE.jsonl")[-1]
     table.write_text(whole)
     assert not {"pretrain", "tune"} & set(planned(folder, preset))
+
+
+# A path on a line of its own, where the block is a file, and a fenced block.
+BLOCK = re.compile(r"(?:^`(?P<path>[^`\n]+)`\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_guide_to_adding_a_benchmark_holds_to_the_letter(tiny: tuple[Path, str], tmp_path: Path) -> None:
+    """In a copy of the checkout that has made the run with which the guide begins."""
+    checkout = tmp_path / "checkout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0"):
+        if name and (ROOT / name).exists():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, checkout / name, follow_symlinks=False)
+    for name in (".venv", ".venv-vlmevalkit"):
+        (checkout / name).symlink_to(ROOT / name)
+    shutil.copytree(tiny[0] / "results", checkout / "results", dirs_exist_ok=True)
+    shutil.copytree(tiny[0] / ".snakemake", checkout / ".snakemake")
+    said = ""
+    for block in BLOCK.finditer((ROOT / "docs/benchmarks.md").read_text()):
+        path, kind, text = block.group("path", "kind", "text")
+        if path:
+            (checkout / path).write_text(text)
+        elif kind == "bash":
+            done = subprocess.run(["bash", "-ec", text], cwd=checkout, capture_output=True, text=True)
+            assert done.returncode == 0, text + done.stdout[-3000:] + done.stderr[-6000:]
+            said = done.stdout + done.stderr
+        else:
+            # What the last command printed.
+            jobs = [line.split() for line in text.splitlines()[2:]]
+            assert sorted(jobs) == sorted(line.split() for line in said.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    assert "UNOFFICIAL" in said
+    metrics = pd.read_csv(checkout / "results/mine/metrics.csv")
+    asked = metrics[(metrics.arch != "baseline") & (metrics.metric == "accuracy")].benchmark.value_counts()
+    for name in ("Counting", "RealWorldQA", "Backgrounds"):
+        assert asked[name] == 2 * 2 * 3 * 2, name
+    # The run of before was left alone.
+    mine, first = (
+        pd.read_csv(results / "metrics.csv").query("benchmark == 'POPE'").to_csv(index=False)
+        for results in (checkout / "results/mine", tiny[0] / "results/mine")
+    )
+    assert mine == first
+    old = tiny[0] / "results/mine/predictions/hlvlm/ntp/3k/seed0/tuned/final/POPE.tsv"
+    assert (checkout / old.relative_to(tiny[0])).stat().st_mtime_ns == old.stat().st_mtime_ns
 
 
 def test_killed_runs_end_with_the_same_metrics(tiny: tuple[Path, str], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from eval.benchmarks import FEWEST, GENERATORS, check_benchmarks, mmbench, write_tsv
+from eval.benchmarks import check_benchmarks, is_official, maker, mmbench, pope, write_tsv
 from eval.results import PERCEPTION, REASONING
 from eval.tsv import validate
 from prior.config import Preset
@@ -15,11 +15,16 @@ from prior.corpus import scenes
 from prior.errors import UserError
 
 ITEMS = 84
+NAMES = ["MME", "POPE", "MMBench", "MMStar", "SEEDBench"]
+
+
+def make(name, items, seed, size=24):
+    return maker(name).rows(items, seed, 0, size)
 
 
 @pytest.fixture(scope="module")
 def made():
-    return {name: generate(ITEMS, 1, 0, 24) for name, generate in GENERATORS.items()}
+    return {name: make(name, ITEMS, 1) for name in NAMES}
 
 
 def pictured(row):
@@ -28,11 +33,11 @@ def pictured(row):
     return int(name.removeprefix("val-"))
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_is_valid_deterministic_and_shows_corpus_pictures(made, name, tmp_path):
     rows = made[name]
-    assert rows == GENERATORS[name](ITEMS, 1, 0, 24)
-    assert rows != GENERATORS[name](ITEMS, 2, 0, 24)
+    assert rows == make(name, ITEMS, 1)
+    assert rows != make(name, ITEMS, 2)
     assert len(rows) == ITEMS * (4 if name == "MMBench" else 1)
     write_tsv(rows, tmp_path / f"{name}.tsv")
     assert len(validate(tmp_path / f"{name}.tsv")) == len(rows)
@@ -40,25 +45,25 @@ def test_a_benchmark_is_valid_deterministic_and_shows_corpus_pictures(made, name
         assert base64.b64decode(row["image"]) == scenes.pair("val", pictured(row), 0, 24)["image"]
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_fewest_items_are_those_that_fill_every_category(made, name):
     every = {row["category"] for row in made[name]}
-    fewest, fewer = ({row["category"] for row in GENERATORS[name](FEWEST[name] - less, 1, 0, 24)} for less in (0, 1))
+    fewest, fewer = ({row["category"] for row in make(name, maker(name).FEWEST - less, 1)} for less in (0, 1))
     assert fewer < fewest == every
+
+
+FOLDER = {"corpus": {"kind": "folder", "folder": "pics"}, "tune": None}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"benchmarks": {"MME": {"items": 13}}}, "benchmarks.MME.items: 13 cannot fill every category; ask for 14"),
-        ({"benchmarks": {"POPE": {"answer": "likelihood"}}}, "benchmarks.POPE.answer: .* write `answer: generate`"),
+        ({"benchmarks": {"Mine": {"source": "generated"}}}, "benchmarks.Mine.source: there is no .*/mine.py"),
+        ({**FOLDER, "benchmarks": {"MMBench": {}}}, "benchmarks.MMBench: it is made from generated scenes"),
         (
-            {
-                "corpus": {"kind": "folder", "folder": "pics"},
-                "tune": None,
-                "benchmarks": {"MMStar": {"answer": "likelihood"}},
-            },
-            "benchmarks.MMStar: it is made from generated scenes",
+            {**FOLDER, "benchmarks": {"MME": {"source": "generated"}}},
+            "benchmarks.MME: it is made from generated scenes; .* write `source: official`",
         ),
     ],
 )
@@ -66,6 +71,20 @@ def test_a_benchmark_that_cannot_be_made_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         check_benchmarks(Preset.model_validate({"name": "mine", "scales": ["1k", "2k", "4k"], **settings}))
     check_benchmarks(Preset(name="mine", benchmarks={"Own": {"items": 1, "answer": "likelihood"}}))
+
+
+def test_what_can_be_made_here_is_made_here_unless_the_preset_says_otherwise():
+    def fetched(**settings):
+        preset = Preset.model_validate({"name": "mine", "scales": ["1k", "2k", "4k"], **settings})
+        return [name for name in preset.benchmarks if is_official(name, preset)]
+
+    five = {name: {} for name in ("MME", "POPE", "MMBench_DEV_EN", "MMStar", "SEEDBench_IMG")}
+    assert fetched(benchmarks=five) == ["MMBench_DEV_EN", "SEEDBench_IMG"]
+    assert fetched(benchmarks=five, **FOLDER) == list(five)
+    assert fetched(benchmarks={"MME": {"source": "official"}, "Mine": {}, "RealWorldQA": {"source": "official"}}) == [
+        "MME",
+        "RealWorldQA",
+    ]
 
 
 def test_mme_asks_one_yes_and_one_no_of_each_picture(made):
@@ -99,7 +118,7 @@ def test_pope_asks_about_objects_of_the_right_sort(made):
 def test_held_out_combinations_are_asked_about_as_often_when_absent(name):
     """Otherwise a model that denies whatever it never saw, or believes in it, would beat chance without a picture."""
     counts = Counter()
-    for row in GENERATORS[name](700, 0, 0, 8):
+    for row in make(name, 700, 0, 8):
         words = tuple(row["question"].removesuffix(" Please answer yes or no.").strip("?").split())
         if words[:2] == ("Is", "there") and words[-1] == "picture" and len(words) == 8:
             counts[row["answer"], words[3:5] in scenes.HELD_OUT] += 1
@@ -110,7 +129,7 @@ def test_held_out_combinations_are_asked_about_as_often_when_absent(name):
 def test_the_name_of_an_object_does_not_tell_whether_it_is_there():
     """The best answer per name and category, learned on half of the questions, is no better than chance on the rest."""
     seen, right = Counter(), Counter()
-    for row in GENERATORS["POPE"](2400, 0, 0, 8):
+    for row in pope.rows(2400, 0, 0, 8):
         name, yes = (row["category"], row["question"]), row["answer"] == "Yes"
         if row["index"] < 1200:
             seen[name] += 1 if yes else -1
@@ -136,7 +155,7 @@ def test_mmbench_rotations_ask_the_same(made):
 def test_one_option_in_four_is_a_held_out_combination_where_options_differ_in_it(name):
     """And it is right as often as any other: a model that never saw it gains nothing by avoiding it."""
     hits, shown = 0, 0
-    for row in GENERATORS[name](700, 0, 0, 8)[:700]:
+    for row in make(name, 700, 0, 8)[:700]:
         options = {letter: tuple(row[letter].split()) for letter in "ABCD"}
         unseen = [letter for letter, option in options.items() if option in scenes.HELD_OUT]
         if len(options["A"]) == 2 and options["A"][0] in scenes.COLOURS:
@@ -147,7 +166,7 @@ def test_one_option_in_four_is_a_held_out_combination_where_options_differ_in_it
 
 
 def test_categories_are_the_namesakes():
-    assert {row["category"] for row in GENERATORS["MMStar"](12, 0, 0, 8)} == {
+    assert {row["category"] for row in make("MMStar", 12, 0, 8)} == {
         "coarse perception",
         "fine-grained perception",
         "instance reasoning",

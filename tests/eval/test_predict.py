@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -15,57 +16,62 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.benchmarks import GENERATORS, write_tsv
-from eval.predict import degenerate, likelihood_answers, question_text
-from eval.tsv import read_benchmark
-from prior.corpus.questions import exchange
+from eval.benchmarks import maker, write_tsv
+from eval.degenerate import degenerate
+from eval.predict import Model, Questions, choose, open_image
+from eval.tsv import options
+from prior.corpus.questions import exchange, prompt
 from prior.models.attention import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORER = os.environ.get("PRIOR_VLMEVALKIT_PYTHON", str(ROOT / ".venv-vlmevalkit/bin/python"))
 
 
-@pytest.mark.parametrize("name", ["MME", "MMBench"])
-def test_models_are_asked_what_vlmevalkit_would_ask(name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.tsv"
-    write_tsv(GENERATORS[name](14, 0, 0, 48), path)
-    theirs = _asked_by_vlmevalkit(path)
-    frame = read_benchmark(path)
-    assert len(theirs) == len(frame)
-    for _, row in frame.iterrows():
-        assert question_text(row) == exchange(theirs[row["index"]])
-
-
-def test_three_options_gaps_and_hints_are_asked_as_vlmevalkit_would(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {
-            "index": range(3),
-            "question": "How many?",
-            "hint": ["Look closely.", "", "Count twice."],
-            "A": "one",
-            "B": ["two", "two", ""],
-            "C": "three",
-            "D": ["", "four", "four"],
-            "answer": ["B", "D", "D"],
-            "image": "never opened, " * 9,
-        }
-    )
-    write_tsv(frame, tmp_path / "Counting.tsv")
-    theirs = _asked_by_vlmevalkit(tmp_path / "Counting.tsv")
-    rows = [row for _, row in read_benchmark(tmp_path / "Counting.tsv").iterrows()]
-    assert [question_text(row) for row in rows] == [exchange(theirs[row["index"]]) for row in rows]
-    drawn = degenerate(pd.DataFrame([rows[0]] * 200), "random", 0)
-    assert drawn is not None and set(drawn.prediction) == {"A", "B", "C"}
-    drawn = degenerate(pd.DataFrame([rows[2]] * 200), "random", 0)
-    assert drawn is not None and set(drawn.prediction) == {"A", "C", "D"}
-
-
-def _asked_by_vlmevalkit(path: Path) -> dict[str, str]:
-    """The text that VLMEvalKit's own class asks, by index."""
+def export(path: Path, answer: str = "generate") -> Path:
+    """The prompts that a job in VLMEvalKit's environment writes beside a benchmark."""
     out = path.with_suffix(".jsonl")
-    call = [SCORER, "-m", "eval.vlmevalkit", "prompts", "--benchmark", str(path), "--out", str(out)]
-    subprocess.run(call, check=True, cwd=ROOT, capture_output=True)
-    return {item["index"]: item["text"] for item in map(json.loads, out.read_text().splitlines())}
+    call = [SCORER, "-m", "eval.vlmevalkit", "prompts", "--benchmark", str(path), "--answer", answer]
+    subprocess.run([*call, "--cache", str(path.parent / "kept"), "--out", str(out)], check=True, cwd=ROOT)
+    return out
+
+
+@pytest.mark.parametrize("name", ["MME", "MMBench"])
+def test_models_are_asked_what_they_were_tuned_on(name: str, tmp_path: Path) -> None:
+    """Tuning questions are worded here, where VLMEvalKit cannot be imported; benchmarks are worded by VLMEvalKit."""
+    path = tmp_path / f"{name}.tsv"
+    write_tsv(maker(name).rows(14, 0, 0, 48), path)
+    questions = Questions.read(path, export(path), "generate")
+    rows = [row for _, row in questions.frame.iterrows()]
+    assert questions.texts == [exchange(prompt(row["question"], options(row))) for row in rows]
+
+
+def test_prompts_are_cached_by_the_words_of_a_benchmark(tmp_path: Path) -> None:
+    frame = pd.DataFrame(maker("POPE").rows(6, 0, 0, 48))
+    path = tmp_path / "POPE.tsv"
+    write_tsv(frame, path)
+    export(path)
+    (kept,) = (tmp_path / "kept").iterdir()
+    kept.write_text(kept.read_text().replace("Please", "Kindly"))
+    assert "Kindly" in export(path).read_text()
+    write_tsv(frame.assign(image=frame["image"].iloc[0]), path)
+    assert "Kindly" in export(path).read_text()
+    write_tsv(frame.assign(question=frame["question"] + "!"), path)
+    assert "Kindly" not in export(path).read_text()
+
+
+def test_a_caption_is_asked_for_by_nothing_and_a_choice_needs_options(tmp_path: Path) -> None:
+    path = tmp_path / "POPE.tsv"
+    write_tsv(maker("POPE").rows(6, 0, 0, 48), path)
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 2"):
+        export(path, "likelihood")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 2"):
+        export(path, "caption")
+    assert not path.with_suffix(".jsonl").exists()
+    path = tmp_path / "CHAIR.tsv"
+    write_tsv(maker("CHAIR").rows(6, 0, 0, 48), path)
+    assert Questions.read(path, export(path, "caption"), "caption").texts == [""] * 6
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 2"):
+        export(path, "generate")
 
 
 def test_likelihood_ranks_by_what_the_picture_adds(lvlm: Any, tokenizer: Any, records: Any) -> None:
@@ -75,8 +81,8 @@ def test_likelihood_ranks_by_what_the_picture_adds(lvlm: Any, tokenizer: Any, re
         {letter: records[(3 * question + k) % 24]["caption"] for k, letter in enumerate("ACD")} for question in range(6)
     ]
     images = [records[question]["image"] for question in range(6)]
-    found = likelihood_answers(lvlm, tokenizer, choices, images, with_picture=True)
-    blind = likelihood_answers(lvlm, tokenizer, choices, images, with_picture=False)
+    found = choose(Model(lvlm, tokenizer), choices, images, with_picture=True)
+    blind = choose(Model(lvlm, tokenizer), choices, images, with_picture=False)
     unpack(lvlm.model.eval())
 
     @torch.no_grad()
@@ -99,11 +105,35 @@ def test_likelihood_ranks_by_what_the_picture_adds(lvlm: Any, tokenizer: Any, re
 
 def test_degenerate_answers_apply_where_they_can() -> None:
     yes_no = pd.DataFrame({"index": range(400), "question": "q", "answer": "Yes", "image": "x"})
-    choice = yes_no.assign(**{letter: f"option {letter}" for letter in "ABC"}, answer="B")
-    assert degenerate(yes_no, "always_A", 0) is None and degenerate(choice, "always_yes", 0) is None
-    assert set(degenerate(yes_no, "always_no", 0).prediction) == {"No"}
-    assert "image" not in degenerate(choice, "always_A", 0)
-    for frame, answers in ((yes_no, {"Yes", "No"}), (choice, {"A", "B", "C"})):
-        drawn = degenerate(frame, "random", 0).prediction
-        assert set(drawn) == answers and drawn.value_counts().min() > 400 / len(answers) * 0.7
-        assert not drawn.equals(degenerate(frame, "random", 1).prediction)
+    choice = yes_no.assign(**{letter: f"option {letter}" for letter in "ACD"}, B="", answer="C")
+    for frame, possible, constant in (
+        (yes_no, {"Yes", "No"}, {"always_yes": "Yes", "always_no": "No"}),
+        (choice, {"A", "C", "D"}, {"always_A": "A"}),
+    ):
+        given = {(kind, seed): answers for kind, seed, answers in degenerate(frame, 2)}
+        assert set(given) == {("random", 0), ("random", 1), *((kind, 0) for kind in constant)}
+        for kind, answer in constant.items():
+            assert given[kind, 0] == [answer] * 400
+        drawn = pd.Series(given["random", 0])
+        assert set(drawn) == possible and drawn.value_counts().min() > 400 / len(possible) * 0.7
+        assert given["random", 0] != given["random", 1]
+    assert list(degenerate(choice, 0)) == []
+
+
+def test_a_picture_with_a_jpegs_name_is_the_one_that_vlmevalkit_shows(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    encoded = base64.b64encode(stream.getvalue()).decode()
+    names = ["a.jpg", "b/c.JPEG", "d.png", ""]
+    (tmp_path / "pictures.json").write_text(json.dumps([encoded, [name for name in names if name]]))
+    script = (
+        "import json\nfrom eval.torchvision_shim import import_torchvision\nimport_torchvision()\n"
+        "from vlmeval.smp import decode_base64_to_image_file\n"
+        "encoded, names = json.load(open('pictures.json'))\n"
+        "for name in names: decode_base64_to_image_file(encoded, 'shown/' + name)\n"
+    )
+    subprocess.run([SCORER, "-c", script], check=True, cwd=tmp_path)
+    for name in names:
+        theirs = Image.open(tmp_path / "shown" / name).convert("RGB") if name else Image.fromarray(noise)
+        assert np.array_equal(np.asarray(open_image(encoded, name)), np.asarray(theirs)), name

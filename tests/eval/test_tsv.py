@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval import tsv
-from eval.cli import check
+from eval.vlmevalkit.prompts import export
 from prior.errors import UserError
+from tests.eval import official_tsvs
 
 
 def picture(seed: int) -> str:
@@ -85,8 +86,14 @@ def test_good_benchmarks_pass_and_shared_pictures_are_resolved(name: str, tmp_pa
         ("MME", 1, "question", " ", "index 1: an empty 'question'"),
         ("MME", 0, "image", picture(3)[:-40], "index 0: the image does not decode"),
         ("MME", 1, "image", "!" * 100, "index 1: the image does not decode"),
+        ("MME", 1, "image", "TWFu" * 40, "index 1: the image does not decode (cannot identify image file)"),
+        ("MME", 1, "image", picture(3)[:-1], "index 1: the image does not decode (Incorrect padding)"),
+        ("MME", 1, "image", "", "index 1: the image '' is too short"),
+        ("MME", 1, "image", "TWFu", "index 1: the image 'TWFu' is too short"),
+        ("MME", 1, "index", "1.0", "row 2: the index '1.0' is not a whole number"),
         ("MMBench", 1, "image", "8", "index 1000007: the image '8' is too short"),
         ("MMBench", 0, "answer", "C", "index 7: the answer 'C' is none of A, B"),
+        ("MMBench", 1, "answer", "", "index 1000007: the answer '' is none of A, B"),
         ("MMBench", 0, "B", "", "index 7: fewer than two options"),
         ("MMBench", 1, "B", "None", "index 1000007, B: VLMEvalKit reads 'None' as an empty cell"),
         ("MMBench", 1, "index", "1000008", "index 1000008: a rotation of question 8, which is not there"),
@@ -105,24 +112,45 @@ def test_a_mistake_is_one_line_with_its_place_and_remedy(
     assert ";" in message.removeprefix(str(path)) and "\n" not in message
 
 
-def test_the_benchmarks_of_a_preset_are_checked(tmp_path: Path) -> None:
-    preset = tmp_path / "mine.yaml"
-    preset.write_text("extends: tiny\nbenchmarks: {MMBench: {}}\n")
-    path = write(mmbench(), tmp_path / "MMBench.tsv")
-    check(str(preset), tmp_path)
-    write(mmbench().assign(answer="E"), path)
-    with pytest.raises(UserError, match="the answer 'E' is none of A, B"):
-        check(str(preset), tmp_path)
+def test_a_benchmark_is_checked_before_it_is_asked(tmp_path: Path) -> None:
+    def refused(answer: str, said: str) -> None:
+        with pytest.raises(UserError, match=said):
+            export(path, tmp_path / "prompts.jsonl", tmp_path / "cache", answer)
+        assert list(tmp_path.iterdir()) == [path]
+
+    path = write(mmbench().assign(answer="E"), tmp_path / "MMBench.tsv")
+    refused("generate", "the answer 'E' is none of A, B")
     write(mme(), path)
-    preset.write_text("extends: tiny\nbenchmarks: {MMBench: {answer: likelihood}}\n")
-    with pytest.raises(UserError, match="there are none; use `answer: generate`"):
-        check(str(preset), tmp_path)
+    refused("likelihood", "there are none; use `answer: generate`")
 
 
 def test_numbers_that_change_when_read_are_refused(tmp_path: Path) -> None:
     frame = mmbench().assign(A=["01", "2"], B=["2", "01"])
     with pytest.raises(UserError, match="index 7, A: VLMEvalKit reads '01' as '1'"):
         tsv.validate(write(frame, tmp_path / "MMBench.tsv"))
+
+
+@pytest.mark.parametrize("name", official_tsvs.BENCHMARKS)
+def test_an_official_benchmark_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
+    path = official_tsvs.write(name, tmp_path)
+    frame = tsv.validate(path, official=True)
+    assert len(frame) == official_tsvs.ROWS[name]
+    assert frame["image"].map(len).min() > tsv.LONGEST_REFERENCE
+    if "A" in frame:
+        with pytest.raises(UserError, match="A: VLMEvalKit reads 'None' as an empty cell"):
+            tsv.validate(path, pictures=False)
+    if name == "MMBench_DEV_EN":
+        question = tsv.groups(frame, "circular")
+        assert question.nunique() == 1164 and (frame["image"].groupby(question).nunique() == 1).all()
+    # Its other mistakes are found all the same.
+    frame.loc[1000, "answer"] = "Z"
+    with pytest.raises(UserError, match=f"index {frame.loc[1000, 'index']}: the answer 'Z' is none of"):
+        tsv.validate(write(frame.drop(columns="image"), path), pictures=False, official=True)
+
+
+def test_an_option_that_vlmevalkit_does_not_see_is_none() -> None:
+    row = {"A": "None", "B": "none", "C": "", "D": "N/A", "E": "0"}
+    assert tsv.options(row) == tsv.options(pd.Series(row)) == {"B": "none", "E": "0"}
 
 
 def test_questions_about_one_picture_are_one_group_and_so_are_rotations() -> None:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from eval import tsv
+from eval.checkpoints import parse_checkpoint
+from eval.degenerate import degenerate
 from eval.results import ITEM_COLUMNS, METRIC_COLUMNS, read_items
-from eval.vlmevalkit import fresh_folder, main, parse_checkpoint
+from eval.vlmevalkit.__main__ import main
+from eval.vlmevalkit.kit import fresh_folder
 from prior.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("PRIOR_VLMEVALKIT_PYTHON", str(ROOT / ".venv-vlmevalkit" / "bin" / "python"))
 FINAL = "hlvlm/ntp/40k/seed0/tuned/final"
 STEP = "ulvlm/prior-a0.5/1.5M/seed3/pretrain/step20"
-BASELINE = "baseline/always_A/seed0"
+DEGENERATE = "baseline/{}/seed{}"
 
 # How the answers a model may give are read: by the rules of exact matching, not by running them.
 YES_NO = {
@@ -86,12 +94,15 @@ def make_benchmarks(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
         for turn in range(4):
             row = dict(zip("ABCD", np.roll(texts, turn), strict=True))
             rotated.append({"index": str(question + turn * 10**6), **row, "answer": "ABCD"[turn], "category": "shape"})
+    stream = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(stream, "PNG")
+    picture = base64.b64encode(stream.getvalue()).decode()
     frames = {"MME": mme, "POPE": pope, "Farm": farm, "Zoo": choice, "MMBench": pd.DataFrame(rotated)}
     for name, frame in frames.items():
         if name != "MMBench":
             frame["index"] = [str(row) for row in range(len(frame))]
         frame["question"] = "What is\t'this'?"
-        frame["image"] = "never opened, " * 9
+        frame["image"] = picture
     return frames
 
 
@@ -108,68 +119,79 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (run / "run.yaml").write_text("steps: 33\n")
     for name, frame in frames.items():
         frame.to_csv(folder / "benchmarks" / f"{name}.tsv", sep="\t", index=False)
-        for checkpoint, suffixes in {FINAL: ["", ".no_picture"], STEP: [""], BASELINE: [""]}.items():
-            for suffix in suffixes:
-                if checkpoint == BASELINE:
-                    if "A" not in frame:
-                        continue
-                    answers = known = ["A"] * len(frame)
-                else:
-                    answers, known = choice_answers(rng, frame) if "A" in frame else yes_no_answers(rng, len(frame))
-                # Another order than the benchmark's: rows are matched by their index.
-                table = frame.assign(prediction=answers).sample(frac=1, random_state=1)
-                tsv.write_predictions(table, folder / "predictions" / checkpoint / f"{name}{suffix}.tsv")
-                read[checkpoint, name, suffix] = known
-    changed = folder / "predictions" / STEP / "POPE.tsv"
-    other = tsv.read_benchmark(changed)
+        for kind, seed, answers in degenerate(frame, 2):
+            read[DEGENERATE.format(kind, seed), name, ""] = answers
+        for checkpoint, suffix in product((FINAL, STEP), ("", ".no_picture")):
+            answers, known = choice_answers(rng, frame) if "A" in frame else yes_no_answers(rng, len(frame))
+            # Another order than the benchmark's: rows are matched by their index.
+            table = frame.assign(prediction=answers).sample(frac=1, random_state=1)
+            tsv.write_predictions(table, folder / "predictions" / checkpoint / f"{name}{suffix}.tsv")
+            read[checkpoint, name, suffix] = known
+    other = tsv.read_benchmark(folder / "predictions" / STEP / "POPE.tsv")
     flipped = other["answer"].map({"Yes": "No", "No": "Yes"})
     tsv.write_predictions(other.assign(prediction=flipped), folder / "other.tsv")
-    arguments = ["score", "--benchmarks", "benchmarks", "--predictions", "predictions", "--runs", "runs"]
-    every = [part for checkpoint in (FINAL, STEP, BASELINE) for part in ("--checkpoint", checkpoint)]
-    only = ["--checkpoint", STEP, "--benchmark", "POPE"]
-    calls = [
-        [*arguments, *every, "--metrics", "metrics.csv", "--items", "items.parquet"],
-        [*arguments, *every, "--metrics", "again.csv", "--items", "again.parquet"],
-        ["prompts", "--benchmark", "benchmarks/Zoo.tsv", "--out", "Zoo.jsonl"],
-        ["prompts", "--benchmark", "benchmarks/POPE.tsv", "--out", "POPE.jsonl"],
-        [*arguments, *only, "--metrics", "changed.csv", "--items", "changed.parquet"],
+    every = ["--checkpoint", FINAL, "--checkpoint", STEP, "--no-picture", "--degenerate", "2"]
+    calls = [score_call(name, f"{name}{again}", *every) for name in frames for again in ("", "-again")]
+    calls += [
+        ["prompts", "--benchmark", f"benchmarks/{name}.tsv", "--cache", "cache", "--out", f"{name}.jsonl"]
+        for name in ("Zoo", "POPE")
     ]
+    calls.append(score_call("POPE", "changed", "--checkpoint", STEP))
     driver = (
-        "import json, shutil, sys\nfrom eval.vlmevalkit import main\n"
-        "for number, call in enumerate(json.loads(sys.argv[1])):\n"
-        f"    if number == 4: shutil.copy('other.tsv', 'predictions/{STEP}/POPE.tsv')\n"
+        "import json, shutil, sys\nfrom eval.vlmevalkit.__main__ import main\n"
+        "for call in json.loads(sys.argv[1]):\n"
+        f"    if 'changed.csv' in call: shutil.copy('other.tsv', 'predictions/{STEP}/POPE.tsv')\n"
         "    assert main(call) == 0, call\n"
     )
     assert Path(PYTHON).is_file(), f"{PYTHON} is missing: run `bash envs/vlmevalkit.sh .venv .venv-vlmevalkit`"
     done = subprocess.run([PYTHON, "-c", driver, json.dumps(calls)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return SimpleNamespace(folder=folder, frames=frames, read=read, metrics=_metrics(folder / "metrics.csv"))
+    metrics = pd.concat([_metrics(folder / f"{name}.csv") for name in frames])
+    return SimpleNamespace(folder=folder, frames=frames, read=read, metrics=metrics)
+
+
+def score_call(name: str, out: str, *more: str) -> list[str]:
+    """Arguments that score answers to a benchmark into `out`.csv and `out`.parquet."""
+    places = ["--benchmark", f"benchmarks/{name}.tsv", "--predictions", "predictions", "--runs", "runs"]
+    return ["score", *places, *more, "--metrics", f"{out}.csv", "--items", f"{out}.parquet"]
 
 
 def _metrics(path: Path) -> pd.Series:
-    keys = ["arch", "picture", "benchmark", "metric"]
+    keys = ["arch", "objective", "seed", "picture", "benchmark", "metric"]
     return pd.read_csv(path).set_index(keys)["value"]
 
 
+def _keys(checkpoint: str, folder: Path) -> dict[str, Any]:
+    """The keys of a checkpoint, or of answers that need none."""
+    if not checkpoint.startswith("baseline/"):
+        return parse_checkpoint(checkpoint, folder / "runs")
+    _, kind, seed = checkpoint.split("/")
+    keys = {"arch": "baseline", "objective": kind, "scale_tokens": 0, "seed": int(seed.removeprefix("seed"))}
+    return keys | {"stage": "none", "step": 0}
+
+
 def f1(truth: np.ndarray, yes: np.ndarray) -> tuple[float, float, float]:
+    if not yes.any():
+        return 0, 0, 0
     precision, recall = (truth & yes).sum() / yes.sum(), (truth & yes).sum() / truth.sum()
     return 200 * precision * recall / (precision + recall), 100 * precision, 100 * recall
 
 
 def recompute(name: str, frame: pd.DataFrame, read: list[str]) -> dict[str, float]:
     frame = frame.assign(read=read, hit=frame["answer"] == read)
-    wanted = {"unparsed": 100 * np.mean([letter == "" for letter in read])}
+    if name == "POPE":  # a row counts once in each of its splits
+        frame = frame.assign(category=frame["category"].str.split(",")).explode("category")
+    wanted = {"unparsed": 100 * (frame["read"] == "").mean()}
     choices = frame[list("ABCD")].ne("").sum(axis=1) if "A" in frame else pd.Series([2])
     wanted["chance"] = 100 * (1 / choices).mean()
     if name in ("MME", "POPE", "Farm"):
-        wanted["yes_rate"] = 100 * np.mean([letter == "Yes" for letter in read])
+        wanted["yes_rate"] = 100 * (frame["read"] == "Yes").mean()
     if name == "MMBench":
         question = frame["index"].astype(int) % 10**6
         wanted["accuracy"] = 100 * frame["hit"].groupby(question).min().mean()
         wanted["vanilla_accuracy"] = 100 * frame["hit"].mean()
     elif name == "POPE":
-        every = frame.assign(category=frame["category"].str.split(",")).explode("category")
-        parts = {"": every, **{f"_{split}": rows for split, rows in every.groupby("category")}}
+        parts = {"": frame, **{f"_{split}": rows for split, rows in frame.groupby("category")}}
         for suffix, rows in parts.items():
             scores = f1((rows["answer"] == "Yes").to_numpy(), (rows["read"] == "Yes").to_numpy())
             wanted |= dict(zip([f"{m}{suffix}" for m in ("f1", "precision", "recall")], scores, strict=True))
@@ -188,45 +210,89 @@ def recompute(name: str, frame: pd.DataFrame, read: list[str]) -> dict[str, floa
 def test_metrics_equal_an_independent_recomputation(scored: SimpleNamespace) -> None:
     wanted = {}
     for (checkpoint, name, suffix), read in scored.read.items():
-        arch = checkpoint.split("/")[0]
-        picture = "without" if suffix or arch == "baseline" else "with"
+        keys = _keys(checkpoint, scored.folder)
+        picture = "without" if suffix or keys["arch"] == "baseline" else "with"
         for metric, value in recompute(name, scored.frames[name], read).items():
-            wanted[arch, picture, name, metric] = value
-    assert set(scored.metrics.index) == set(wanted)
+            wanted[keys["arch"], keys["objective"], keys["seed"], picture, name, metric] = value
+    assert set(scored.metrics.index) == set(wanted) and scored.metrics.index.is_unique
     for key, value in wanted.items():
         assert scored.metrics[key] == pytest.approx(value, abs=1e-9), key
     # Random answers must not leave a score at its floor, where every wrong formula gives the same.
-    assert 0 < scored.metrics["hlvlm", "with", "MMBench", "accuracy"] < 100
+    assert 0 < scored.metrics["hlvlm", "ntp", 0, "with", "MMBench", "accuracy"] < 100
 
 
 def test_items_hold_what_was_read_and_keys_are_those_of_the_checkpoint(scored: SimpleNamespace) -> None:
-    items = read_items(scored.folder / "items.parquet")
-    metrics = pd.read_csv(scored.folder / "metrics.csv")
-    assert list(metrics.columns) == METRIC_COLUMNS and list(items.columns) == ITEM_COLUMNS
+    seen: set[str] = set()
     for (checkpoint, name, suffix), read in scored.read.items():
-        keys = parse_checkpoint(checkpoint, scored.folder / "runs")
-        picture = "without" if suffix or keys["arch"] == "baseline" else "with"
-        rows = items[(items.arch == keys["arch"]) & (items.picture == picture) & (items.benchmark == name)]
-        frame = scored.frames[name]
-        assert list(rows["parsed"]) == read
+        items = read_items(scored.folder / f"{name}.parquet")
+        metrics = pd.read_csv(scored.folder / f"{name}.csv")
+        assert list(metrics.columns) == METRIC_COLUMNS and list(items.columns) == ITEM_COLUMNS
+        keys = _keys(checkpoint, scored.folder)
+        keys["picture"] = "without" if suffix or keys["arch"] == "baseline" else "with"
+        keys["benchmark"] = name
+        rows = items[(items[list(keys)] == pd.Series(keys)).all(axis=1)]
+        frame = scored.frames[name].assign(read=read)
+        if name == "POPE":
+            frame = frame.assign(category=frame["category"].str.split(",")).explode("category")
+            assert list(rows["category"]) == list(frame["category"])
+        assert list(rows["parsed"]) == list(frame["read"])
         assert list(rows["item"]) == list(frame["index"])
-        assert list(rows["correct"]) == list(frame["answer"] == read)
-        assert (rows[list(keys)] == pd.Series(keys)).all(axis=None)
-    assert set(metrics[metrics.arch == "hlvlm"].step) == {33}
-    assert set(items[items.benchmark == "MMBench"].group) == {str(question) for question in range(1, 31)}
+        assert list(rows["correct"]) == list(frame["answer"] == frame["read"])
+        assert set(metrics[metrics.arch == "hlvlm"].step) == {33}
+        if name == "MMBench":
+            assert set(rows.group) == {str(question) for question in range(1, 31)}
+            counted = metrics[(metrics.arch == "hlvlm") & (metrics.picture == "with")].set_index("metric").n_items
+            assert counted["accuracy"] == 30 and counted["vanilla_accuracy"] == 120
+        seen |= set(rows.prediction)
     # Answers are kept to the letter.
-    assert {"", "None", "NA", "well\tyes\nindeed"} <= set(items.prediction)
-    counted = (
-        metrics[(metrics.benchmark == "MMBench") & (metrics.picture == "with")].set_index(["arch", "metric"]).n_items
-    )
-    assert counted["hlvlm", "accuracy"] == 30 and counted["hlvlm", "vanilla_accuracy"] == 120
+    assert {"", "None", "NA", "well\tyes\nindeed"} <= seen
 
 
 def test_same_answers_same_bytes_and_other_answers_another_score(scored: SimpleNamespace) -> None:
-    for first, second in (("metrics.csv", "again.csv"), ("items.parquet", "again.parquet")):
-        assert (scored.folder / first).read_bytes() == (scored.folder / second).read_bytes()
-    assert scored.metrics["ulvlm", "with", "POPE", "accuracy"] > 0
-    assert _metrics(scored.folder / "changed.csv")["ulvlm", "with", "POPE", "accuracy"] == 0
+    for name in scored.frames:
+        for ending in ("csv", "parquet"):
+            again = scored.folder / f"{name}-again.{ending}"
+            assert (scored.folder / f"{name}.{ending}").read_bytes() == again.read_bytes()
+    key = ("ulvlm", "prior-a0.5", 3, "with", "POPE", "accuracy")
+    assert scored.metrics[key] > 0
+    assert _metrics(scored.folder / "changed.csv")[key] == 0
+
+
+def test_four_scorings_at_once_do_not_disturb_each_other(scored: SimpleNamespace, copy: Path) -> None:
+    """Each scores other answers to the same circular benchmark, all in the same seconds."""
+    driver = (
+        "import json, sys\nfrom eval.vlmevalkit import kit\nfrom eval.vlmevalkit.__main__ import main\n"
+        "kit.kit()\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "for call in json.loads(sys.argv[1]): assert main(call) == 0\n"
+    )
+    answers = {(checkpoint, suffix) for checkpoint, name, suffix in scored.read if not checkpoint.startswith("base")}
+    waiting = []
+    for number, (checkpoint, suffix) in enumerate(sorted(answers)):
+        mine = copy / f"predictions{number}" / STEP / "MMBench.tsv"
+        mine.parent.mkdir(parents=True)
+        shutil.copy(copy / "predictions" / checkpoint / f"MMBench{suffix}.tsv", mine)
+        calls = [score_call("MMBench", f"{number}-{again}", "--checkpoint", STEP) for again in range(3)]
+        for call in calls:
+            call[call.index("predictions")] = f"predictions{number}"
+        process = subprocess.Popen(
+            [PYTHON, "-c", driver, json.dumps(calls)], cwd=copy, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        waiting.append(
+            (process, recompute("MMBench", scored.frames["MMBench"], scored.read[checkpoint, "MMBench", suffix]))
+        )
+    assert len(waiting) == 4
+    for process, _ in waiting:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+    for process, _ in waiting:
+        assert process.stdin
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for number, (process, wanted) in enumerate(waiting):
+        assert process.wait() == 0
+        for again in range(3):
+            found = pd.read_csv(copy / f"{number}-{again}.csv").set_index("metric").value
+            assert {metric: found[metric] for metric in wanted} == pytest.approx(wanted, abs=1e-9)
+    assert len({json.dumps(wanted) for _, wanted in waiting}) == 4
 
 
 def test_prompts_are_vlmevalkits(scored: SimpleNamespace) -> None:
@@ -257,23 +323,27 @@ def _edit(path: Path, column: str, value: str) -> None:
 
 MISTAKES = {
     "missing answers": (
+        "MME",
         lambda f: (f / f"predictions/{FINAL}/MME.tsv").unlink(),
-        "MME.tsv: there is no such file; predict",
+        "MME.tsv: there is no such file; make",
     ),
-    "asked without pictures in part": (
+    "not asked without pictures": (
+        "Zoo",
         lambda f: (f / f"predictions/{FINAL}/Zoo.no_picture.tsv").unlink(),
-        "Zoo.no_picture.tsv: there is no such file; predict",
+        "Zoo.no_picture.tsv: there is no such file; make",
     ),
     "a row more": (
+        "MME",
         lambda f: _edit(f / f"predictions/{FINAL}/MME.tsv", "index", "999"),
         "its 60 rows are not the 60 of the benchmark, once each; predict again",
     ),
     "another question": (
+        "MME",
         lambda f: _edit(f / f"predictions/{FINAL}/MME.tsv", "question", "Why?"),
         "'question' is not the benchmark's any more; predict again",
     ),
-    "broken benchmark": (lambda f: _edit(f / "benchmarks/Zoo.tsv", "answer", "E"), "the answer 'E' is none of"),
-    "no run.yaml": (lambda f: shutil.rmtree(f / "runs"), "run.yaml: there is no such file; train the run first"),
+    "broken benchmark": ("Zoo", lambda f: _edit(f / "benchmarks/Zoo.tsv", "answer", "E"), "the answer 'E' is none of"),
+    "no run.yaml": ("MME", lambda f: shutil.rmtree(f / "runs"), "run.yaml: there is no such file; train the run first"),
 }
 
 
@@ -281,19 +351,20 @@ MISTAKES = {
 def test_mistakes_end_in_one_line_and_write_nothing(
     mistake: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, said = MISTAKES[mistake]
+    name, spoil, said = MISTAKES[mistake]
     spoil(copy)
+    monkeypatch.chdir(copy)
     # The mistake must be found before the long import.
-    monkeypatch.setattr("eval.vlmevalkit.kit", lambda: pytest.fail("VLMEvalKit was imported"))
-    folders = [part for name in ("benchmarks", "predictions", "runs") for part in (f"--{name}", str(copy / name))]
-    outputs = ["--metrics", str(copy / "out" / "m.csv"), "--items", str(copy / "out" / "i.parquet")]
-    assert main(["score", *folders, "--checkpoint", FINAL, *outputs]) == 2
+    monkeypatch.setattr("eval.vlmevalkit.score.kit", lambda: pytest.fail("VLMEvalKit was imported"))
+    assert main(score_call(name, "out/scores", "--checkpoint", FINAL, "--no-picture")) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and error.startswith("error: ")
     assert not (copy / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["hlvlm/ntp/40k/seed0/tuned", "hlvlm/ntp/much/seed0/tuned/final", "random/seed0"])
+@pytest.mark.parametrize(
+    "name", ["hlvlm/ntp/40k/seed0/tuned", "hlvlm/ntp/much/seed0/tuned/final", "baseline/random/seed0"]
+)
 def test_a_checkpoint_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"checkpoint '{name}'"):
         parse_checkpoint(name, None)
@@ -308,7 +379,7 @@ def test_the_main_environment_has_no_torchvision() -> None:
 def test_each_scoring_has_a_folder_of_its_own_for_all_that_vlmevalkit_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = "LMUData"
     monkeypatch.setenv(data, "before")
-    modules = SimpleNamespace(mcq=SimpleNamespace(timestr=lambda: "20260101000000"))
+    modules = SimpleNamespace(mcq=SimpleNamespace(timestr=lambda: "20260101000000", track_progress_rich=None))
     with fresh_folder(modules) as one, fresh_folder(modules) as other:
         # As circular scoring makes up the name of its temporary file.
         temporary = Path(f"/tmp/{modules.mcq.timestr()}.tsv")

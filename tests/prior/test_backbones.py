@@ -13,7 +13,7 @@ import yaml
 from datasets import Dataset
 from PIL import Image
 
-from eval.predict import generate_answers
+from eval.predict import Model, load_model, reply
 from prior import models
 from prior.backbones import hub_llm, hub_tokenizer, hub_vision, load_tokenizer
 from prior.cli import app
@@ -126,11 +126,11 @@ def test_hub_folders_become_an_lvlm_that_trains(
         losses.append(loss.item())
     assert losses[1] < losses[0] < 20
 
-    shown = [Image.open(io.BytesIO(picture)) for picture in traps["image"]]
-    before = generate_answers(lvlm, tokenizer, TRAPS, shown, 3, 4)
+    shown = lvlm.read([Image.open(io.BytesIO(picture)).convert("RGB") for picture in traps["image"]])
+    before = reply(Model(lvlm, tokenizer), TRAPS, shown, 4)
     lvlm.save(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert generate_answers(models.load(arch, tmp_path), load_tokenizer(tmp_path), TRAPS, shown, 3, 4) == before
+    assert reply(load_model(tmp_path), TRAPS, shown, 4) == before
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.predict import generate_answers
+from eval.predict import Model, reply
 from prior import models
 from prior.models.ulvlm import IMAGENET_MEAN, IMAGENET_STD, ULVLM, ULVLMConfig, patched_size, patches
 
@@ -24,12 +24,12 @@ def images(records: Any) -> list[Image.Image]:
 
 def test_a_saved_model_answers_as_before(arch: str, lvlm: Any, tokenizer: Any, records: Any, tmp_path: Path) -> None:
     prompts = ["a red", "on the left of", "photo"] * 3
-    shown = images(records)[:9]
-    before = generate_answers(lvlm, tokenizer, prompts, shown, 4, 6)
+    shown = lvlm.read(images(records)[:9])
+    before = reply(Model(lvlm, tokenizer), prompts, shown, 6)
     lvlm.save(tmp_path)
     assert not list(tmp_path.glob("*.bin")), "safetensors only"
-    again = models.load(arch, tmp_path)
-    assert generate_answers(again, tokenizer, prompts, shown, 4, 6) == before
+    again = models.load(tmp_path)
+    assert reply(Model(again, tokenizer), prompts, shown, 6) == before
     for name, parameter in lvlm.model.state_dict().items():
         assert torch.equal(parameter, again.model.state_dict()[name]), name
 
@@ -37,12 +37,10 @@ def test_a_saved_model_answers_as_before(arch: str, lvlm: Any, tokenizer: Any, r
 @pytest.mark.parametrize("picture", [True, False])
 def test_batched_answers_equal_answers_one_by_one(lvlm: Any, tokenizer: Any, records: Any, picture: bool) -> None:
     prompts = [" ".join(["a red circle on the left"] * (1 + number % 4))[: 5 + 7 * number] for number in range(9)]
-    shown = images(records)[:9] if picture else None
-    batched = generate_answers(lvlm, tokenizer, prompts, shown, 9, 8)
-    alone = [
-        generate_answers(lvlm, tokenizer, [prompt], [shown[index]] if shown else None, 1, 8)[0]
-        for index, prompt in enumerate(prompts)
-    ]
+    shown = lvlm.read(images(records)[:9]) if picture else []
+    model = Model(lvlm, tokenizer)
+    batched = reply(model, prompts, shown, 8)
+    alone = [reply(model, [prompt], shown[index : index + 1], 8)[0] for index, prompt in enumerate(prompts)]
     assert batched == alone
     assert len(set(batched)) > 1
 

@@ -1,12 +1,15 @@
 import hashlib
+import json
 import os
+import re
 import shlex
 import sys
 from functools import cache
 from pathlib import Path
 
-from eval.benchmarks import check_benchmarks
-from prior.config import FolderCorpus, digest
+from eval.benchmarks import check_benchmarks, is_official
+from eval.checkpoints import prediction_file
+from prior.config import FolderCorpus, digest, parse_run
 from prior.errors import UserError
 from prior.presets import load_preset
 from prior.weighting import REGISTRY, check_objective
@@ -37,6 +40,8 @@ except UserError as error:
 R = Path("results") / preset.name
 RUNS = preset.runs()
 BENCHMARKS = list(preset.benchmarks)
+FETCHED = [name for name in BENCHMARKS if is_official(name, preset)]
+CAPTIONED = [name for name in BENCHMARKS if preset.benchmarks[name].answer == "caption"]
 CHECKOUT = Path(workflow.basedir)
 PAPER = CHECKOUT / "results/paper"
 VLMEVALKIT = config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python")
@@ -48,14 +53,15 @@ container: "docker://python:3.11-bookworm"
 
 # Jobs find this environment's programs also where it was not activated. A job's number of threads is part of its
 # result: it is fixed by the preset, whatever the machine offers.
-# The preset is a variable and no parameter, so that one that was moved does not redo anything.
+# Places are variables and no parameters, so that a preset or a checkout that was moved does not redo anything.
 shell.prefix(
     f"set -euo pipefail; export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false "
-    f"PRESET={shlex.quote(PRESET)}; "
+    f"PRESET={shlex.quote(PRESET)} KIT={shlex.quote(str(VLMEVALKIT))} CACHE={shlex.quote(str(CHECKOUT / '.cache'))}; "
 )
 
 
 wildcard_constraints:
+    benchmark="[^/]+",
     arch="[a-z]+",
     objective="[^/]+",
     scale="[^/]+",
@@ -65,6 +71,12 @@ wildcard_constraints:
 # The seeds of one job: all of them, or the wildcard that makes each a job of its own.
 SEEDS = range(preset.seeds) if preset.seeds_together else ["{seed}"]
 CELL = "{arch}/{objective}/{scale}" if preset.seeds_together else "{arch}/{objective}/{scale}/seed{seed}"
+# What one scoring job measures.
+MEASURE = "{benchmark}" if preset.seeds_together else "{benchmark}/{arch}/{objective}/{scale}/seed{seed}"
+
+# Benchmarks are answered in batches. Those of the first run are one; what is added to it later is another, so that only
+# that is answered. Which is which must outlast the run.
+_BATCHES = R / "predictions/.batches.json"
 
 
 def corpus_settings(*splits):
@@ -128,10 +140,82 @@ def pretrain_inputs(wildcards):
     return inputs
 
 
-def checkpoints(arch, objective):
-    """Every checkpoint of an architecture under an objective, as the scorer's arguments."""
-    return [
-        f"{arch}/{objective}/{scale}/seed{seed}/{preset.final_stage}/final"
-        for scale in preset.scales
-        for seed in range(preset.seeds)
-    ]
+def either(names):
+    """A pattern that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def read_batches():
+    """The batches of benchmarks that were ever answered, and what is new as one more."""
+    recorded = json.loads(_BATCHES.read_text()) if _BATCHES.is_file() else []
+    begun = [batch for batch in recorded if any(any(_BATCHES.parent.rglob(f"{name}.tsv")) for name in batch)]
+    old = [[name for name in batch if name in BENCHMARKS] for batch in begun]
+    new = [name for name in BENCHMARKS if not any(name in batch for batch in old)]
+    return [batch for batch in [*old, new] if batch]
+
+
+def write_batches():
+    """Called when jobs are about to run, and not by a dry run."""
+    _BATCHES.parent.mkdir(parents=True, exist_ok=True)
+    _BATCHES.write_text(json.dumps(BATCHES))
+
+
+BATCHES = read_batches()
+
+
+def asked_runs(batch):
+    """The stages of a job's runs that answer some benchmarks."""
+    stages = sorted({preset.asked_stage(name) for name in batch})
+    return [path for stage in stages for path in each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}" / stage)]
+
+
+def predictions(benchmark):
+    """The patterns of the prediction files of a benchmark, with its pictures and without."""
+    name = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.asked_stage(benchmark)}/final"
+    return [prediction_file(R / "predictions", name, benchmark, shown) for shown in preset.pictures(benchmark)]
+
+
+def answered(run, benchmark):
+    """The prediction files of a run, by its name."""
+    arch, objective, scale, seed = parse_run(run)
+    return [str(path).format(arch=arch, objective=objective, scale=scale, seed=seed) for path in predictions(benchmark)]
+
+
+def scored(wildcards):
+    """The runs that a scoring job takes."""
+    return RUNS if preset.seeds_together else ["{arch}/{objective}/{scale}/seed{seed}".format(**wildcards)]
+
+
+def official_option(wildcards):
+    """The cells of a file that is not ours are taken as they are."""
+    return "--official" if wildcards.benchmark in FETCHED else ""
+
+
+def score_options(wildcards):
+    """What a scoring job takes of a benchmark, as options of the command line."""
+    stage = preset.asked_stage(wildcards.benchmark)
+    options = [f"--checkpoint {run}/{stage}/final" for run in scored(wildcards)]
+    options += ["--no-picture"] if False in preset.pictures(wildcards.benchmark) else []
+    options += [f"--degenerate {preset.seeds}"] if preset.seeds_together else []
+    return [*options, official_option(wildcards)]
+
+
+def object_files(wildcards):
+    """What tells which objects are in the pictures of a folder corpus; a generated corpus knows."""
+    if not isinstance(preset.corpus, FolderCorpus):
+        return {}
+    entry, folder = preset.benchmarks["CHAIR"], Path(preset.corpus.folder)
+    return {"val": R / "corpus/val", "objects": folder / entry.objects, "names": folder / entry.synonyms}
+
+
+def local_official(wildcards):
+    """The file that stands in for a download; without `benchmarks_dir` none."""
+    return [f"{preset.benchmarks_dir}/{wildcards.official}.tsv"] if preset.benchmarks_dir else []
+
+
+def measures():
+    """What the scoring jobs measure, without the endings of their files."""
+    if preset.seeds_together:
+        return BENCHMARKS
+    parts = [f"{name}/{part}" for name in BENCHMARKS if name not in CAPTIONED for part in (*RUNS, "baseline")]
+    return [*parts, *CAPTIONED]

@@ -1,10 +1,6 @@
-ARMS = [f"{arch}/{objective}" for arch in preset.architectures.names() for objective in preset.objectives]
-MEASURES = ["baseline", *ARMS] if BENCHMARKS else []
-
-
 rule metrics:
     input:
-        measures=expand(R / "measures/{arm}.{ending}", arm=MEASURES, ending=["csv", "parquet"]),
+        measures=expand(R / "measures/{part}.{ending}", part=measures(), ending=["csv", "parquet"]),
         runs=expand(R / "runs/{run}/pretrain", run=RUNS),
     output:
         metrics=R / "metrics.csv",
@@ -13,10 +9,26 @@ rule metrics:
         R / "logs/metrics.log",
     params:
         results=R,
-        settings=digest({"arms": MEASURES, "runs": RUNS}),
+        measures=[f"--measure {part}" for part in measures()],
     shell:
-        'python -m eval collect --preset "$PRESET" --results {params.results} --metrics {output.metrics} --items {output.item_rows} '
-        "> {log} 2>&1"
+        'python -m eval collect --preset "$PRESET" --results {params.results} {params.measures} '
+        "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+
+
+# Which files were asked: generated, official, or something else under an official name.
+rule sources:
+    input:
+        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        table=[R / "benchmarks/official.json"] if FETCHED else [],
+    output:
+        R / "benchmarks.csv",
+    log:
+        R / "logs/benchmarks.log",
+    params:
+        benchmarks=R / "benchmarks",
+        settings=digest(preset.benchmarks),
+    shell:
+        'python -m eval sources --preset "$PRESET" --benchmarks {params.benchmarks} --out {output} > {log} 2>&1'
 
 
 rule fits:
@@ -53,6 +65,7 @@ rule tables:
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
         words=R / "words.parquet",
+        asked=R / "benchmarks.csv",
         reference=R / "reference/base",
         paper=PAPER,
     output:
@@ -63,8 +76,8 @@ rule tables:
         settings=digest(preset.statistics),
     shell:
         'python -m eval tables --preset "$PRESET" --metrics {input.metrics} --items {input.item_rows} '
-        "--fits {input.fits} --words {input.words} --quality {input.reference}/quality.json --paper {input.paper} "
-        "--out {output} > {log} 2>&1"
+        "--fits {input.fits} --words {input.words} --asked {input.asked} "
+        "--quality {input.reference}/quality.json --paper {input.paper} --out {output} > {log} 2>&1"
 
 
 rule plots:
@@ -91,6 +104,7 @@ rule report:
         item_rows=R / "items.parquet",
         fits=R / "fits.json",
         words=R / "words.parquet",
+        asked=R / "benchmarks.csv",
         tables=R / "tables",
         figures=R / "figures",
         reference=R / "reference/base",

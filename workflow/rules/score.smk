@@ -1,52 +1,63 @@
-# All scales and seeds of an arm at once: starting VLMEvalKit costs more than scoring a small benchmark.
+# Starting VLMEvalKit takes longer than scoring the answers of a small model: small presets score a benchmark at once.
 rule score:
     input:
-        predictions=expand(
-            R / "predictions" / CHECKPOINT / "{benchmark}{picture}.tsv",
-            scale=preset.scales,
-            seed=range(preset.seeds),
-            benchmark=BENCHMARKS,
-            picture=PICTURES,
-            allow_missing=True,
-        ),
-        runs=expand(
-            R / f"runs/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.final_stage}",
-            scale=preset.scales,
-            seed=range(preset.seeds),
-            allow_missing=True,
-        ),
-        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        predictions=lambda w: [path for run in scored(w) for path in answered(run, w.benchmark)],
+        runs=lambda w: [R / "runs" / run / preset.asked_stage(w.benchmark) for run in scored(w)],
+        benchmark=R / "benchmarks/{benchmark}.tsv",
     output:
-        metrics=R / "measures/{arch}/{objective}.csv",
-        item_rows=R / "measures/{arch}/{objective}.parquet",
+        metrics=R / f"measures/{MEASURE}.csv",
+        item_rows=R / f"measures/{MEASURE}.parquet",
     log:
-        R / "logs/score/{arch}/{objective}.log",
+        R / f"logs/score/{MEASURE}.log",
+    wildcard_constraints:
+        benchmark=either(name for name in BENCHMARKS if name not in CAPTIONED),
     params:
-        python=VLMEVALKIT,
         results=R,
-        benchmarks=[f"--benchmark {name}" for name in BENCHMARKS],
-        checkpoints=lambda w: [f"--checkpoint {name}" for name in checkpoints(w.arch, w.objective)],
+        options=score_options,
     shell:
-        "{params.python} -m eval.vlmevalkit score {params.benchmarks} {params.checkpoints} "
-        "--benchmarks {params.results}/benchmarks --predictions {params.results}/predictions "
-        "--runs {params.results}/runs --metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+        '"$KIT" -m eval.vlmevalkit score --benchmark {input.benchmark} {params.options} '
+        "--predictions {params.results}/predictions --runs {params.results}/runs "
+        "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
 
 
-rule score_degenerate:
+if not preset.seeds_together:
+
+    rule score_degenerate:
+        input:
+            R / "benchmarks/{benchmark}.tsv",
+        output:
+            metrics=R / "measures/{benchmark}/baseline.csv",
+            item_rows=R / "measures/{benchmark}/baseline.parquet",
+        log:
+            R / "logs/score/{benchmark}/baseline.log",
+        params:
+            results=R,
+            official=official_option,
+            seeds=preset.seeds,
+        shell:
+            '"$KIT" -m eval.vlmevalkit score --benchmark {input} {params.official} '
+            "--degenerate {params.seeds} --predictions {params.results}/predictions "
+            "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+
+
+# What captions mention is compared between objectives, so all are scored at once.
+rule score_captions:
     input:
-        predictions=R / "predictions/baseline",
-        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        predictions=lambda w: [path for run in RUNS for path in answered(run, w.benchmark)],
+        runs=expand(R / "runs/{run}/pretrain", run=RUNS),
+        benchmark=R / "benchmarks/{benchmark}.tsv",
+        synonyms=R / "benchmarks/{benchmark}.synonyms.txt",
     output:
-        metrics=R / "measures/baseline.csv",
-        item_rows=R / "measures/baseline.parquet",
+        metrics=R / "measures/{benchmark}.csv",
+        item_rows=R / "measures/{benchmark}.parquet",
     log:
-        R / "logs/score/baseline.log",
+        R / "logs/score/{benchmark}.log",
+    wildcard_constraints:
+        benchmark=either(CAPTIONED),
     params:
-        python=VLMEVALKIT,
         results=R,
-        benchmarks=[f"--benchmark {name}" for name in BENCHMARKS],
+        checkpoints=[f"--checkpoint {run}/pretrain/final" for run in RUNS],
     shell:
-        "cd {params.results}/predictions; found=$(printf -- '--checkpoint %s ' baseline/*/seed*); cd $OLDPWD; "
-        "{params.python} -m eval.vlmevalkit score {params.benchmarks} $found "
-        "--benchmarks {params.results}/benchmarks --predictions {params.results}/predictions "
-        "--runs {params.results}/runs --metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
+        "python -m eval captions --benchmark {input.benchmark} --synonyms {input.synonyms} {params.checkpoints} "
+        "--predictions {params.results}/predictions --runs {params.results}/runs "
+        "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"

@@ -20,7 +20,7 @@ QUESTION = "Which caption belongs to this picture?"
 LETTERS = "ABCD"
 
 
-def rows(corpus: Dataset, items: int, seed: int) -> pd.DataFrame:
+def corpus_rows(corpus: Dataset, items: int, seed: int) -> pd.DataFrame:
     """Make questions from a held-out split, in VLMEvalKit's multiple-choice format.
 
     Every picture is asked about once before any is asked about again, each time with another of its captions. The

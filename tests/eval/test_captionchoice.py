@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from eval.benchmarks import caption_choice
+from eval.benchmarks import captionchoice
 from prior.errors import UserError
 
 
@@ -32,7 +32,7 @@ def corpus(pictures: int, captions: int) -> Dataset:
 def test_one_option_is_the_pictures_own_and_the_rest_are_from_three_others(tmp_path: Path) -> None:
     data = corpus(40, 5)
     owner = dict(zip(data["caption"], data["image"], strict=True))
-    table = caption_choice.rows(data, 110, seed=1)
+    table = captionchoice.corpus_rows(data, 110, seed=1)
     assert list(table.columns) == ["index", "question", "A", "B", "C", "D", "answer", "category", "image_path", "image"]
     assert table["index"].tolist() == list(range(110))
     asked = []
@@ -47,14 +47,14 @@ def test_one_option_is_the_pictures_own_and_the_rest_are_from_three_others(tmp_p
     assert set(Counter(owner[caption] for caption in asked).values()) == {2, 3}
     assert sorted(Counter(table["answer"]).values()) == [27, 27, 28, 28]
 
-    pd.testing.assert_frame_equal(table, caption_choice.rows(data, 110, seed=1))
-    assert table["answer"].tolist() != caption_choice.rows(data, 110, seed=2)["answer"].tolist()
+    pd.testing.assert_frame_equal(table, captionchoice.corpus_rows(data, 110, seed=1))
+    assert table["answer"].tolist() != captionchoice.corpus_rows(data, 110, seed=2)["answer"].tolist()
     table.to_csv(tmp_path / "CaptionChoice.tsv", sep="\t", index=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "CaptionChoice.tsv", sep="\t"), table)
 
 
 def test_no_more_questions_than_captions() -> None:
-    assert len(caption_choice.rows(corpus(4, 2), 100, seed=0)) == 8
+    assert len(captionchoice.corpus_rows(corpus(4, 2), 100, seed=0)) == 8
 
 
 def test_no_option_is_part_of_another_nor_a_second_truth() -> None:
@@ -66,7 +66,7 @@ def test_no_option_is_part_of_another_nor_a_second_truth() -> None:
             "caption": [caption for pair in captions for caption in pair],
         }
     )
-    for row in caption_choice.rows(data, 40, seed=0).to_dict("records"):
+    for row in captionchoice.corpus_rows(data, 40, seed=0).to_dict("records"):
         options = [row[letter].casefold() for letter in "ABCD"]
         assert not any(a in b for i, a in enumerate(options) for j, b in enumerate(options) if i != j)
         own = captions[int(base64.b64decode(row["image"]))]
@@ -75,7 +75,7 @@ def test_no_option_is_part_of_another_nor_a_second_truth() -> None:
 
 def test_four_different_captions_are_needed() -> None:
     with pytest.raises(UserError, match="3 held-out pictures"):
-        caption_choice.rows(corpus(3, 5), 5, seed=0)
+        captionchoice.corpus_rows(corpus(3, 5), 5, seed=0)
     data = Dataset.from_dict({"image": [b"1", b"2", b"3", b"4"], "caption": ["a", "b", "c", "C"]})
     with pytest.raises(UserError, match="four different captions"):
-        caption_choice.rows(data, 4, seed=0)
+        captionchoice.corpus_rows(data, 4, seed=0)

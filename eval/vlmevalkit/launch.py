@@ -1,0 +1,135 @@
+"""The plain way: VLMEvalKit's own ``vlmeval.run`` around one of our checkpoints and benchmarks that lie here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from eval import tsv
+from eval.vlmevalkit.kit import fresh_folder, kit
+from prior.config import Evaluation, Preset
+from prior.errors import UserError
+
+# Its settings that would bring in another model, or a judge: answers are read by rules ('exact_matching').
+FOREIGN = ("data", "model", "config", "base_url", "api_mode", "use_verifier", "judge", "judge_args", "judge_base_url")
+# Environment variables of its users that would lead answers elsewhere, cut them, or hide that there is none.
+LEADING_ASTRAY = ("MMEVAL_ROOT", "SPLIT_THINK", "SKIP_ERR", "FWD_API")
+
+
+def launch(
+    checkpoint: Path,
+    benchmarks: Sequence[Path],
+    work_dir: Path,
+    name: str,
+    settings: Evaluation,
+    predictions: Path | None = None,
+    further: Sequence[str] = (),
+) -> dict[str, pd.DataFrame]:
+    """Have VLMEvalKit ask a checkpoint and score its answers.
+
+    Parameters
+    ----------
+    work_dir
+        Receives a new folder `name` with all that VLMEvalKit writes, and its log.
+    predictions
+        Folder of ``<benchmark>.tsv`` as ``eval predict`` writes them: score these, and ask nothing.
+    further
+        Arguments of ``vlmeval.run``, such as ``--limit 10``.
+
+    Returns
+    -------
+    VLMEvalKit's score sheet of each benchmark, as its own file has it; none if `further` asks for no scores.
+
+    Raises
+    ------
+    UserError
+        If something is missing or refused, or VLMEvalKit failed on a benchmark, which it would pass over in silence.
+    """
+    frames = {path: tsv.validate(path, official=True) for path in benchmarks}
+    answers = {path: predictions / path.name for path in benchmarks} if predictions else {}
+    for path in [*answers.values(), checkpoint / "config.json"]:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file; name the folder that holds it")
+    folder = work_dir / name
+    if folder.exists():
+        raise UserError(f"{folder}: VLMEvalKit would take over the answers that lie there; delete it or name another")
+    # An official name would have the file replaced by a download, and some names are not scored at all.
+    names = {path: f"{path.stem}_local" for path in benchmarks}
+    modules = kit(progress=True)
+    from vlmeval import run
+
+    from eval.vlmevalkit.model import Checkpoint
+
+    arguments = sys.argv
+    environment = {key: os.environ.pop(key) for key in LEADING_ASTRAY if key in os.environ}
+    logging.disable(logging.NOTSET)
+    try:
+        sys.argv = ["vlmeval", *further]
+        given = run.parse_args()
+        for option in FOREIGN:
+            if getattr(given, option):
+                raise UserError(f"--{option.replace('_', '-')}: another model, data set or judge; leave it out")
+        with fresh_folder(modules) as data:
+            for path, frame in frames.items():
+                (data / f"{names[path]}.tsv").symlink_to(path.resolve())
+                choice = tsv.kind_of(path.stem, list(frame.columns)) in ("circular", "choice")
+                # Without an address and an md5 the file is taken as it is.
+                (modules.choice if choice else modules.yes_no).DATASET_URL[names[path]] = ""
+            folder.mkdir(parents=True)
+            for path, answered in answers.items():
+                shutil.copyfile(answered, folder / f"{name}_{names[path]}.tsv")
+            run.supported_VLM[name] = partial(Checkpoint, checkpoint, settings.max_new_tokens, settings.threads)
+            sys.argv += ["--data", *names.values(), "--model", name, "--work-dir", str(work_dir)]
+            sys.argv += ["--judge", "exact_matching", *(["--mode", "eval"] if answers else [])]
+            run.main()
+    finally:
+        sys.argv = arguments
+        os.environ.update(environment)
+    only_asked = given.mode == "infer" and not answers
+    sheets = {path.stem: _outcome(folder, names[path], only_asked) for path in benchmarks}
+    return {benchmark: sheet for benchmark, sheet in sheets.items() if sheet is not None}
+
+
+def _outcome(folder: Path, dataset: str, only_asked: bool) -> pd.DataFrame | None:
+    """The score sheet of one data set; VLMEvalKit ends well even where it failed on one."""
+    entry = json.loads((folder / "status.json").read_text(encoding="utf-8"))["datasets"].get(dataset, {})
+    problem = entry.get("error_message") or (not only_asked and entry.get("skip_reason"))
+    stem = f"{folder.name}_{dataset}"
+    sheets = [path for ending in ("acc", "score") if (path := folder / f"{stem}_{ending}.csv").is_file()]
+    if problem or not (folder / f"{stem}.tsv").is_file() or not (sheets or only_asked):
+        reason = " ".join(str(problem or "there are no results").split())
+        raise UserError(f"{dataset}: VLMEvalKit failed on it ({reason}); see its log in {folder.parent / 'logs'}")
+    return pd.read_csv(sheets[0]) if sheets else None
+
+
+def readable_name(checkpoint: Path) -> str:
+    """``hlvlm-ntp-40k-seed0-tuned`` for ``…/runs/hlvlm/ntp/40k/seed0/tuned/final``."""
+    return "-".join(part for part in checkpoint.absolute().parts[-6:] if part not in ("/", "final"))
+
+
+def asked(preset: Preset | None, names: Sequence[str]) -> list[str]:
+    """The benchmarks to ask: `names`, or every one of the preset that VLMEvalKit can ask.
+
+    Raises
+    ------
+    UserError
+        If the preset has a benchmark answered in a way that VLMEvalKit does not know, or there is none to ask.
+    """
+    entries: Mapping[str, str] = {name: entry.answer for name, entry in preset.benchmarks.items()} if preset else {}
+    for name in names:
+        if preset and name not in entries:
+            raise UserError(f"benchmarks: preset '{preset.name}' has no entry '{name}'; add it there")
+        if entries.get(name, "generate") != "generate":
+            raise UserError(f"{name}: VLMEvalKit asks for replies, it knows no `answer: {entries[name]}`; leave it out")
+    chosen = list(names) or [name for name, answer in entries.items() if answer == "generate"]
+    if not chosen:
+        raise UserError("nothing to ask; name a --benchmark, or a --preset that has some with `answer: generate`")
+    return chosen

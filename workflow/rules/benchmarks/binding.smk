@@ -1,0 +1,9 @@
+rule benchmark_binding:
+    output:
+        R / "benchmarks/Binding.tsv",
+    log:
+        R / "logs/benchmarks/Binding.log",
+    params:
+        settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("Binding")}),
+    shell:
+        'python -m eval benchmark Binding --preset "$PRESET" --out {output} > {log} 2>&1'
