@@ -114,6 +114,10 @@ class Model:
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str = ""
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of texts, without those that begin and end them."""
+        return encode(self.tokenizer, texts, offsets=False)["input_ids"]
+
 
 def load_model(folder: Path) -> Model:
     """A checkpoint and its tokenizer, on the GPU if there is one."""
@@ -130,29 +134,28 @@ def load_model(folder: Path) -> Model:
 @torch.no_grad()
 def reply(
     model: Model,
-    texts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     pictures: Sequence[Picture],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy replies to one batch of `texts`, padded on the left, without surrounding white space.
+    """Greedy replies to one batch, padded on the left, without surrounding white space.
 
     Parameters
     ----------
+    prompts
+        What is asked, as `Model.encode` gives it.
     pictures
-        One for each text, or none at all.
+        One for each prompt, or none at all.
     max_new_tokens
         Longest reply, in tokens.
     """
     architecture, tokenizer = model.architecture, model.tokenizer
     unpack(architecture.model.eval())
     device = next(architecture.model.parameters()).device
-    prefixes = [picture.ids for picture in pictures] or [[]] * len(texts)
-    sequences = [
-        [tokenizer.bos_token_id, *prefix, *ids]
-        for prefix, ids in zip(prefixes, encode(tokenizer, texts)["input_ids"], strict=True)
-    ]
+    prefixes = [picture.ids for picture in pictures] or [[]] * len(prompts)
+    sequences = [[tokenizer.bos_token_id, *prefix, *ids] for prefix, ids in zip(prefixes, prompts, strict=True)]
     longest = max(map(len, sequences))
-    ids = torch.full((len(texts), longest), tokenizer.pad_token_id)
+    ids = torch.full((len(prompts), longest), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)
     for place, sequence in enumerate(sequences):
         ids[place, longest - len(sequence) :] = torch.tensor(sequence)
@@ -187,7 +190,7 @@ def choose(
     pack(architecture.model.eval())
     owner = [question for question, texts in enumerate(choices) for _ in texts]
     texts = [text for group in choices for text in group.values()]
-    tokens = encode(tokenizer, texts)["input_ids"]
+    tokens = model.encode(texts)
     documents = Documents(
         ids=[str(number) for number in range(len(texts))],
         targets=Ragged.of([[*ids, tokenizer.eos_token_id] for ids in tokens], np.int32),
@@ -220,7 +223,8 @@ def predict(
     if questions.answer == "likelihood":
         order, size = list(range(len(questions))), RANKED_TOGETHER
     else:
-        order, size = _longest_first(model, questions, with_picture), settings.batch_size
+        prompts = model.encode(questions.texts)
+        order, size = _longest_first(model, questions, prompts, with_picture), settings.batch_size
     longest = settings.max_caption_tokens if questions.answer == "caption" else settings.max_new_tokens
     for start in range(0, len(order), size):
         rows = order[start : start + size]
@@ -229,7 +233,7 @@ def predict(
                 texts = choose(model, *questions.choices(rows), with_picture)
             else:
                 pictures = questions.pictures(model.architecture, rows) if with_picture else []
-                texts = reply(model, [questions.texts[row] for row in rows], pictures, longest)
+                texts = reply(model, [prompts[row] for row in rows], pictures, longest)
             answers.add(dict(zip(rows, texts, strict=True)))
         if progress:
             progress(len(rows))
@@ -237,8 +241,8 @@ def predict(
     return questions.frame.drop(columns="image").assign(prediction=predictions)
 
 
-def _longest_first(model: Model, questions: Questions, with_picture: bool) -> list[int]:
-    lengths = [len(ids) for ids in encode(model.tokenizer, questions.texts)["input_ids"]]
+def _longest_first(model: Model, questions: Questions, prompts: list[list[int]], with_picture: bool) -> list[int]:
+    lengths = [len(ids) for ids in prompts]
     if with_picture:
         prefix = model.architecture.prefix_length
         lengths = [length + prefix(questions.image_size(row)) for row, length in enumerate(lengths)]

@@ -128,9 +128,9 @@ class Documents:
         return self._sizes[index]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Any:
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], offsets: bool = True) -> Any:
     """``input_ids`` and ``offset_mapping`` of texts: what looks like a special token in them is ordinary text."""
-    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=offsets)
 
 
 def tokenize_captions(

@@ -39,4 +39,4 @@ class Checkpoint(BaseModel):
         if len(images) > 1:
             raise UserError(f"{dataset}: a question shows {len(images)} pictures, but models read one; leave it out")
         pictures = self.model.architecture.read(images) if images else []
-        return reply(self.model, [exchange(text)], pictures, self.max_new_tokens)[0]
+        return reply(self.model, self.model.encode([exchange(text)]), pictures, self.max_new_tokens)[0]

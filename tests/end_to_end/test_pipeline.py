@@ -172,8 +172,8 @@ def test_the_guide_to_adding_a_benchmark_holds_to_the_letter(tiny: tuple[Path, s
             said = done.stdout + done.stderr
         else:
             # What the last command printed.
-            jobs = [line.split() for line in text.splitlines()[2:]]
-            assert sorted(jobs) == sorted(line.split() for line in said.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+            jobs = {tuple(line.split()) for line in text.splitlines()[2:]}
+            assert jobs == {tuple(line.split()) for line in said.splitlines() if re.fullmatch(r"\w+ +\d+", line)}
     assert "UNOFFICIAL" in said
     metrics = pd.read_csv(checkout / "results/mine/metrics.csv")
     asked = metrics[(metrics.arch != "baseline") & (metrics.metric == "accuracy")].benchmark.value_counts()

@@ -49,7 +49,7 @@ cli.app(sys.argv[1:])
 Batches = st.lists(st.dictionaries(st.integers(0, 99), st.text(), min_size=1), min_size=1, max_size=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(Batches, st.text(), st.integers(0, 5), st.integers(0, 30), st.sampled_from([b"", b"\0\0", b'{"3": "a']))
 def test_whatever_was_written_whole_is_kept(
     tmp_path_factory: pytest.TempPathFactory,

@@ -272,7 +272,7 @@ def test_a_padded_batch_gives_the_text_of_one_item_at_a_time(lvlm: Any, tokenize
     sizes = [(48, 48), (16, 80), (80, 16), (33, 70), (48, 16), (20, 20), (64, 64), (90, 31)]
     images = [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
     pictures = lvlm.read(images) if with_picture else []
-    together = reply(model, texts, pictures, 16)
-    alone = [reply(model, [text], pictures[row : row + 1], 16)[0] for row, text in enumerate(texts)]
+    together = reply(model, model.encode(texts), pictures, 16)
+    alone = [reply(model, model.encode([text]), pictures[row : row + 1], 16)[0] for row, text in enumerate(texts)]
     assert together == alone
     assert len(set(together)) > len(texts) / 2

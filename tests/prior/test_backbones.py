@@ -127,10 +127,10 @@ def test_hub_folders_become_an_lvlm_that_trains(
     assert losses[1] < losses[0] < 20
 
     shown = lvlm.read([Image.open(io.BytesIO(picture)).convert("RGB") for picture in traps["image"]])
-    before = reply(Model(lvlm, tokenizer), TRAPS, shown, 4)
+    before = reply(Model(lvlm, tokenizer), Model(lvlm, tokenizer).encode(TRAPS), shown, 4)
     lvlm.save(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert reply(load_model(tmp_path), TRAPS, shown, 4) == before
+    assert reply(load_model(tmp_path), load_model(tmp_path).encode(TRAPS), shown, 4) == before
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -25,11 +25,11 @@ def images(records: Any) -> list[Image.Image]:
 def test_a_saved_model_answers_as_before(arch: str, lvlm: Any, tokenizer: Any, records: Any, tmp_path: Path) -> None:
     prompts = ["a red", "on the left of", "photo"] * 3
     shown = lvlm.read(images(records)[:9])
-    before = reply(Model(lvlm, tokenizer), prompts, shown, 6)
+    before = reply(Model(lvlm, tokenizer), Model(lvlm, tokenizer).encode(prompts), shown, 6)
     lvlm.save(tmp_path)
     assert not list(tmp_path.glob("*.bin")), "safetensors only"
     again = models.load(tmp_path)
-    assert reply(Model(again, tokenizer), prompts, shown, 6) == before
+    assert reply(Model(again, tokenizer), Model(lvlm, tokenizer).encode(prompts), shown, 6) == before
     for name, parameter in lvlm.model.state_dict().items():
         assert torch.equal(parameter, again.model.state_dict()[name]), name
 
@@ -39,8 +39,10 @@ def test_batched_answers_equal_answers_one_by_one(lvlm: Any, tokenizer: Any, rec
     prompts = [" ".join(["a red circle on the left"] * (1 + number % 4))[: 5 + 7 * number] for number in range(9)]
     shown = lvlm.read(images(records)[:9]) if picture else []
     model = Model(lvlm, tokenizer)
-    batched = reply(model, prompts, shown, 8)
-    alone = [reply(model, [prompt], shown[index : index + 1], 8)[0] for index, prompt in enumerate(prompts)]
+    batched = reply(model, model.encode(prompts), shown, 8)
+    alone = [
+        reply(model, model.encode([prompt]), shown[index : index + 1], 8)[0] for index, prompt in enumerate(prompts)
+    ]
     assert batched == alone
     assert len(set(batched)) > 1
 
