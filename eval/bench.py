@@ -22,9 +22,11 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from eval import display
+from eval.display import Display, number
 from prior.config import Evaluation
 from prior.errors import UserError
-from prior.files import whole
+from prior.files import whole, write_text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 SCORER = Path(__file__).resolve().parents[1] / ".venv-vlmevalkit/bin/python"
@@ -64,7 +66,9 @@ def predict(
     summary = ratios(table)
     with whole(out.with_name(f"{out.stem}_ratio.csv")) as temporary:
         summary.to_csv(temporary, index=False, lineterminator="\n", float_format="%.4g")
-    print(summary.to_string(index=False, float_format="%.2f"))
+    text = display.markdown([show(table, summary)])
+    write_text(out.with_name(f"{out.stem}_ratio.md"), text)
+    print(text)
 
 
 def race(
@@ -154,6 +158,28 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     seconds = pd.concat([table, total.assign(benchmark="all")]).pivot(index=keys, columns="loop", values="seconds")
     ratio = (seconds["vlmevalkit"] / seconds["ours"]).groupby(keys[:-1], sort=False)
     return ratio.agg(["median", "min", "max"]).reset_index()
+
+
+def show(table: pd.DataFrame, summary: pd.DataFrame) -> Display:
+    """The ratios beside both loops' questions per second."""
+    keys = ["architecture", "benchmark"]
+    total = table.groupby([*keys, "loop"])[["items", "seconds"]].sum()
+    every = table.assign(benchmark="all").groupby([*keys, "loop"])[["items", "seconds"]].sum()
+    rate = pd.concat([total, every]).eval("items / seconds").unstack("loop")
+    rows = [
+        {
+            "": f"{display.name(row.architecture)}, {row.benchmark}",
+            "ours, questions/s": number(rate.ours[row.architecture, row.benchmark], 0),
+            "VLMEvalKit's, questions/s": number(rate.vlmevalkit[row.architecture, row.benchmark], 0),
+            "ratio": f"{row.median:.1f} ({row.min:.1f} to {row.max:.1f})",
+        }
+        for row in summary.itertuples()
+    ]
+    note = (
+        f"The same checkpoint and questions, {table.threads.iloc[0]} threads each, the loops in turns; ratio: median, "
+        f"least and greatest of {table['round'].nunique()} rounds. Both gave the same answers."
+    )
+    return Display("Our loop and VLMEvalKit's", pd.DataFrame(rows), note)
 
 
 if __name__ == "__main__":

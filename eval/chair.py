@@ -155,7 +155,12 @@ def scores(captions: Sequence[Caption], there: Sequence[Set[str]]) -> list[dict[
 
 
 def score_captions(
-    benchmark: Path, synonyms: Path, predictions: Path, checkpoints: Sequence[str], runs: Path | None
+    benchmark: Path,
+    synonyms: Path,
+    predictions: Path,
+    checkpoints: Sequence[str],
+    runs: Path | None,
+    no_picture: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics and items of all checkpoints, in the columns of ``metrics.csv`` and ``items.parquet``.
 
@@ -171,6 +176,8 @@ def score_captions(
         All that are to be compared: the objectives among them that share everything else are cut to equal length.
     runs
         Folder of ``<run>/<stage>/run.yaml``, which names the final step.
+    no_picture
+        Also score what each checkpoint says without having seen the picture.
 
     Raises
     ------
@@ -181,13 +188,17 @@ def score_captions(
     frame = read_benchmark(benchmark, pictures=False)
     there = _objects_there(benchmark, frame, names)
     name = benchmark.stem
-    texts = {checkpoint: _texts(prediction_file(predictions, checkpoint, name), frame) for checkpoint in checkpoints}
-    captions = {checkpoint: [read_caption(text, names) for text in own] for checkpoint, own in texts.items()}
+    asked = [
+        (checkpoint, picture) for picture in ((True, False) if no_picture else (True,)) for checkpoint in checkpoints
+    ]
+    texts = {key: _texts(prediction_file(predictions, key[0], name, key[1]), frame) for key in asked}
+    captions = {key: [read_caption(text, names) for text in own] for key, own in texts.items()}
     metrics, items = [], []
-    for checkpoint, own in captions.items():
-        keys = parse_checkpoint(checkpoint, runs) | {"picture": "with", "benchmark": name}
-        compared = [captions[other] for other in captions if _comparable(other) == _comparable(checkpoint)]
-        shortest = [min(caption.words for caption in group) for group in zip(*compared, strict=True)]
+    for (checkpoint, picture), own in captions.items():
+        keys = parse_checkpoint(checkpoint, runs) | {"picture": "with" if picture else "without", "benchmark": name}
+        group = (_comparable(checkpoint), picture)
+        compared = [captions[other, shown] for other, shown in asked if (_comparable(other), shown) == group]
+        shortest = [min(caption.words for caption in same) for same in zip(*compared, strict=True)]
         level = [cut(caption, words) for caption, words in zip(own, shortest, strict=True)]
         metrics += [keys | row for row in scores(own, there)]
         metrics += [keys | row | {"metric": row["metric"] + EQUAL} for row in scores(level, there)]
@@ -197,7 +208,7 @@ def score_captions(
             "category": "",
             "correct": [set(caption.objects) <= shown for caption, shown in zip(own, there, strict=True)],
             "answer": frame["objects"],
-            "prediction": texts[checkpoint],
+            "prediction": texts[checkpoint, picture],
             "parsed": [", ".join(caption.objects) for caption in own],
         }
         items.append(pd.DataFrame(answers).assign(**keys))

@@ -104,7 +104,7 @@ def predict(
         keys[name] = " ".join([digest(evaluation), digest(settings.benchmarks[name]), *map(fingerprint, files)])
     _threads(evaluation.threads)
     journals: list[Answers] = []
-    total = sum(len(asked[name]) * len(settings.pictures(name)) for name in benchmark)
+    total = len(evaluation.pictures) * sum(map(len, asked.values()))
     with tqdm(total=len(run) * total, unit="answer") as bar:
         for stage, name_of_run in [(stage, name) for name in run for stage in settings.stages]:
             due = [name for name in benchmark if settings.asked_stage(name) == stage]
@@ -114,7 +114,7 @@ def predict(
             model = load_model(runs / checkpoint)
             for name in due:
                 bar.set_description(name)
-                for picture in settings.pictures(name):
+                for picture in evaluation.pictures:
                     path = prediction_file(out, checkpoint, name, picture)
                     private = (state / path.relative_to(out)).with_suffix(".jsonl")
                     journals.append(Answers(private, f"{model.fingerprint} {keys[name]}"))
@@ -134,11 +134,12 @@ def captions(
     runs: RunsFolder,
     metrics: Table,
     items: Table,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Score those without pictures, too.")] = False,
 ) -> None:
     """Score the captions of all checkpoints by the objects that they mention (CHAIR)."""
     from eval.chair import score_captions
 
-    table, answers = score_captions(benchmark, synonyms, predictions, checkpoint, runs)
+    table, answers = score_captions(benchmark, synonyms, predictions, checkpoint, runs, no_picture)
     with whole(metrics) as temporary, whole(items) as beside:
         table.to_csv(temporary, index=False)
         answers.to_parquet(beside, index=False)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from eval import style
 from eval.chair import EQUAL
-from eval.display import MINUS, Display, name, spread, tokens
+from eval.display import MINUS, Display, name, spread, tokens, who
 from eval.results import arms, by_seed, check_metrics, final, largest, select
 from eval.statistics import Interval, mean_interval, paired_difference
 from prior.config import Statistics
@@ -34,26 +34,39 @@ UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), 0)
 def hallucination_table(metrics: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     """CHAIR's scores at the largest scale as written and at equal length (`eval.chair`), and POPE's beside them.
 
-    Columns: arch, objective, scale_tokens, benchmark, metric, value, low, high, seeds, unit, gain, gain_low, gain_high,
-    where `gain` is the difference to NTP, paired by seed (negative: lower than NTP). A share of nothing, such as
-    CHAIR_i of captions that mention no object, is NaN. Without rows of CHAIR the table is empty.
+    Columns: arch, objective, picture, scale_tokens, benchmark, metric, value, low, high, seeds, unit, gain, gain_low,
+    gain_high, where `gain` is the difference to NTP, paired by seed (negative: lower than NTP). A share of nothing, such
+    as CHAIR_i of captions that mention no object, is NaN. Without rows of CHAIR the table is empty.
     """
-    rows = select(largest(check_metrics(metrics)), picture="with")
+    last = largest(check_metrics(metrics))
     asked = [*product([CHAIR], [*METRICS, *(metric + EQUAL for metric in METRICS)]), (POPE, "f1"), (POPE, "yes_rate")]
     records: list[dict[str, Any]] = []
-    for (arch, objective), (benchmark, metric) in product(arms(select(rows, benchmark=CHAIR)), asked):
-        part = select(rows, arch=arch, benchmark=benchmark, metric=metric)
+    shown = product(("with", "without"), arms(select(last, benchmark=CHAIR)))
+    for (picture, (arch, objective)), (benchmark, metric) in product(shown, asked):
+        part = select(last, picture=picture, arch=arch, benchmark=benchmark, metric=metric)
         own = select(part, objective=objective)
         if own.empty:
             continue
         mean, gain = _mean(own, settings), UNDEFINED
         if objective != "ntp" and part.n_items.all():
             gain = paired_difference(by_seed(own), by_seed(part, objective="ntp"), settings.confidence)
-        key = {"arch": arch, "objective": objective, "scale_tokens": int(own.scale_tokens.iloc[0])}
+        key = {"arch": arch, "objective": objective, "picture": picture, "scale_tokens": int(own.scale_tokens.iloc[0])}
         value = {"value": mean.estimate, "low": mean.low, "high": mean.high, "seeds": mean.n}
         more = {"unit": own.unit.iloc[0], "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
         records.append(key | {"benchmark": benchmark, "metric": metric} | value | more)
-    names = ["arch", "objective", "scale_tokens", "benchmark", "metric", "value", "low", "high", "seeds", "unit"]
+    names = [
+        "arch",
+        "objective",
+        "picture",
+        "scale_tokens",
+        "benchmark",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "seeds",
+        "unit",
+    ]
     return pd.DataFrame(records, columns=[*names, "gain", "gain_low", "gain_high"])
 
 
@@ -65,8 +78,8 @@ def show(table: pd.DataFrame) -> list[Display]:
     note = (
         "CHAIR_s: captions that mention an object which is not in the picture. CHAIR_i: such mentions among all. "
         "Recall: objects of the pictures that are mentioned. Words: mean length of a caption. Mean over seeds ± half "
-        f"the width of its t interval; differences ({MINUS} NTP) paired by seed. Blank: a share of nothing, as where "
-        "no object is mentioned."
+        f"the width of its t interval; differences ({MINUS} NTP) paired by seed. Without picture: what the same model "
+        "says of a picture that it is not shown. Blank: a share of nothing, as where no object is mentioned."
     )
     beside = " POPE: the last checkpoints of the same runs." if POPE in set(table.benchmark) else ""
     equal = (
@@ -134,12 +147,12 @@ def _mean(rows: pd.DataFrame, settings: Statistics) -> Interval:
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each arm, and below each but NTP's its difference to NTP."""
     rows = []
-    for (arch, objective), part in table.groupby(["arch", "objective"], sort=False):
+    for (arch, objective, picture), part in table.groupby(["arch", "objective", "picture"], sort=False):
         entries = list(part.itertuples())
-        label = f"{name(str(arch))} {name(str(objective))}"
+        label = who(str(arch), str(objective), str(picture))
         values = {COLUMNS[row.metric]: spread(row.value, row.low, row.high, 1) for row in entries}
         rows.append({"": label} | values)
-        if objective != "ntp":
+        if objective != "ntp" and picture == "with":
             gaps = {COLUMNS[row.metric]: spread(row.gain, row.gain_low, row.gain_high, 1, sign=True) for row in entries}
             rows.append({"": f"{label} {MINUS} NTP"} | gaps)
     return pd.DataFrame(rows).fillna("")

@@ -84,7 +84,8 @@ def findings(tables: Mapping[str, pd.DataFrame], fits: list[dict[str, Any]]) -> 
             said.append(f"{who} is {verdict} NTP's ({text} nats/token).")
     captions = tables.get("hallucination", pd.DataFrame())
     if len(captions):
-        for row in captions[(captions.metric == "chair_i_equal") & captions.gain.notna()].itertuples():
+        seen = captions[(captions.metric == "chair_i_equal") & (captions.picture == "with")]
+        for row in seen[seen.gain.notna()].itertuples():
             text = spread(row.gain, row.gain_low, row.gain_high, 1, sign=True)
             verdict = _verdict(row.gain_low, row.gain_high, "higher than", "lower than")
             who = f"{name(row.arch)}: {name(row.objective)}'s share of made-up objects in captions of equal length"

@@ -326,6 +326,11 @@ class Evaluation(Settings):
     trajectory_points: Count = 0
     threads: Positive = 1
 
+    @property
+    def pictures(self) -> tuple[bool, ...]:
+        """Whether benchmarks are asked with their pictures, and then without."""
+        return (True, False) if self.no_picture else (True,)
+
 
 class Statistics(Settings):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -446,11 +451,6 @@ class Preset(Settings):
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""
         return "pretrain" if self.benchmarks[benchmark].answer == "caption" else self.final_stage
-
-    def pictures(self, benchmark: str) -> tuple[bool, ...]:
-        """Whether a benchmark is asked with its pictures, and then without; a caption needs one."""
-        blind = self.evaluation.no_picture and self.benchmarks[benchmark].answer != "caption"
-        return (True, False) if blind else (True,)
 
 
 class Run(NamedTuple):

@@ -114,10 +114,18 @@ def score(modules: SimpleNamespace, kind: tsv.Kind, table: pd.DataFrame) -> tupl
         add("yes_rate", 100 * (items["parsed"] == "Yes").mean(), len(items))
     add("unparsed", 100 * (items["parsed"] == "").mean(), len(items))
     # A question with four options has four rotations, one with two has two: each question counts once.
-    guess = pd.Series([1 / (len(tsv.options(row)) or 2) for row in table.to_dict("records")])
+    guess = pd.Series([_guess(row, kind) for row in table.to_dict("records")])
     question = (tsv.groups(table, kind) if kind == "circular" else table["index"]).to_numpy()
     add("chance", 100 * guess.groupby(question).mean().mean(), len(verdicts))
     return metrics, items
+
+
+def _guess(row: dict[str, str], kind: tsv.Kind) -> float:
+    """How likely a guess among what a model is shown is right; an option that VLMEvalKit does not read cannot be."""
+    if kind not in ("circular", "choice"):
+        return 0.5
+    options = tsv.options(row)
+    return 1 / len(options) if row["answer"] in options else 0.0
 
 
 def _with_predictions(path: Path, benchmark: pd.DataFrame) -> pd.DataFrame:

@@ -172,7 +172,7 @@ def asked_runs(batch):
 def predictions(benchmark):
     """The patterns of the prediction files of a benchmark, with its pictures and without."""
     name = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.asked_stage(benchmark)}/final"
-    return [prediction_file(R / "predictions", name, benchmark, shown) for shown in preset.pictures(benchmark)]
+    return [prediction_file(R / "predictions", name, benchmark, shown) for shown in preset.evaluation.pictures]
 
 
 def answered(run, benchmark):
@@ -195,7 +195,7 @@ def score_options(wildcards):
     """What a scoring job takes of a benchmark, as options of the command line."""
     stage = preset.asked_stage(wildcards.benchmark)
     options = [f"--checkpoint {run}/{stage}/final" for run in scored(wildcards)]
-    options += ["--no-picture"] if False in preset.pictures(wildcards.benchmark) else []
+    options += ["--no-picture"] if preset.evaluation.no_picture else []
     options += [f"--degenerate {preset.seeds}"] if preset.seeds_together else []
     return [*options, official_option(wildcards)]
 

@@ -57,7 +57,8 @@ rule score_captions:
     params:
         results=R,
         checkpoints=[f"--checkpoint {run}/pretrain/final" for run in RUNS],
+        no_picture="--no-picture" if preset.evaluation.no_picture else "",
     shell:
         "python -m eval captions --benchmark {input.benchmark} --synonyms {input.synonyms} {params.checkpoints} "
-        "--predictions {params.results}/predictions --runs {params.results}/runs "
+        "{params.no_picture} --predictions {params.results}/predictions --runs {params.results}/runs "
         "--metrics {output.metrics} --items {output.item_rows} > {log} 2>&1"
