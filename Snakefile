@@ -11,14 +11,20 @@ include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/tune.smk"
 
 
+# A benchmark that is to be fetched is not made here, too.
 for path in sorted(Path(workflow.basedir, "workflow/rules/benchmarks").glob("*.smk")):
+    if path.stem not in [name.lower() for name in FETCHED]:
 
-    include: str(path)
+        include: str(path)
 
 
 # A benchmark is what some rule makes, so that a user's own needs nothing but a file of rules beside ours.
 for name in BENCHMARKS:
-    if not any(rule.is_producer(str(R / f"benchmarks/{name}.tsv")) for rule in workflow.rules):
+    makers = [rule.name for rule in workflow.rules if rule.is_producer(str(R / f"benchmarks/{name}.tsv"))]
+    if len(makers) > 1:
+        print(f"error: benchmarks.{name}: made by {' and by '.join(makers)}; keep one of these rules", file=sys.stderr)
+        sys.exit(2)
+    if not makers:
         made = [Path(path) for rule in workflow.rules for path in rule.output if "/benchmarks/" in str(path)]
         known = [path.stem for path in made if path.suffix == ".tsv" and "{" not in path.stem]
         nearest = difflib.get_close_matches(name, known, n=1)

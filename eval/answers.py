@@ -30,12 +30,12 @@ class Answers:
         if written.startswith(whole):
             for line in written[len(whole) :].splitlines(keepends=True):
                 try:
-                    batch = json.loads(line)
-                except ValueError:
+                    batch = {int(row): str(text) for row, text in json.loads(line).items()}
+                except (ValueError, AttributeError):
                     break
                 if not line.endswith(b"\n"):
                     break
-                self.given |= {int(row): text for row, text in batch.items()}
+                self.given |= batch
                 whole += line
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(whole)

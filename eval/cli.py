@@ -48,9 +48,13 @@ def chair(
 
     settings = _load(preset)
     check_benchmarks(settings)
+    if "CHAIR" not in settings.benchmarks:
+        raise UserError(f"benchmarks: preset '{settings.name}' has no entry 'CHAIR'; add it there")
     entry, corpus = settings.benchmarks["CHAIR"], settings.corpus
     if isinstance(corpus, FolderCorpus):
-        assert val and entry.objects and entry.synonyms
+        if val is None:
+            raise UserError("CHAIR is about held-out pictures; name their folder with --val")
+        assert entry.objects and entry.synonyms
         names = Path(corpus.folder, entry.synonyms)
         objects = Path(corpus.folder, entry.objects)
         rows = chair.folder_rows(read_corpus(val), entry.items, entry.seed, objects, names)
@@ -99,6 +103,8 @@ def predict(
     asked: dict[str, Questions] = {}
     keys: dict[str, str] = {}
     for name in benchmark:
+        if name not in settings.benchmarks:
+            raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
         files = benchmarks / f"{name}.tsv", benchmarks / f"{name}.jsonl"
         asked[name] = Questions.read(*files, settings.benchmarks[name].answer)
         keys[name] = " ".join([digest(evaluation), digest(settings.benchmarks[name]), *map(fingerprint, files)])

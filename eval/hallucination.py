@@ -35,8 +35,8 @@ def hallucination_table(metrics: pd.DataFrame, settings: Statistics) -> pd.DataF
     """CHAIR's scores at the largest scale as written and at equal length (`eval.chair`), and POPE's beside them.
 
     Columns: arch, objective, picture, scale_tokens, benchmark, metric, value, low, high, seeds, unit, gain, gain_low,
-    gain_high, where `gain` is the difference to NTP, paired by seed (negative: lower than NTP). A share of nothing, such
-    as CHAIR_i of captions that mention no object, is NaN. Without rows of CHAIR the table is empty.
+    gain_high, where `gain` is the difference to NTP, paired by seed (negative: lower than NTP). A share of nothing,
+    such as CHAIR_i of captions that mention no object, is NaN. Without rows of CHAIR the table is empty.
     """
     last = largest(check_metrics(metrics))
     asked = [*product([CHAIR], [*METRICS, *(metric + EQUAL for metric in METRICS)]), (POPE, "f1"), (POPE, "yes_rate")]

@@ -51,6 +51,8 @@ def fetch(name: str, table: Path, out: Path, benchmarks_dir: Path | None = None)
     UserError
         If the name is unknown or scored in a way that is not supported, or the file cannot be had whole.
     """
+    if not table.is_file():
+        raise UserError(f"{table}: there is no such file; write it by `python -m eval.vlmevalkit official`")
     entry = _entry(name, json.loads(table.read_text(encoding="utf-8")))
     if benchmarks_dir is not None:
         source = Path(benchmarks_dir) / f"{name}.tsv"

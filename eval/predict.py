@@ -63,10 +63,13 @@ class Questions:
             If the prompts are those of other rows.
         """
         frame = read_benchmark(benchmark)
-        asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+        try:
+            asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):
+            asked = []
         if [row["index"] for row in asked] != list(frame["index"]):
-            raise UserError(f"{prompts}: these are not the questions of {benchmark}; delete it, it is made again")
-        texts = ["" if answer == "caption" else exchange(row["text"]) for row in asked]
+            raise UserError(f"{prompts}: these are not the questions of {benchmark}; have them exported again")
+        texts = [exchange(row["text"]) if answer == "generate" else "" for row in asked]
         return cls(frame, texts, answer)
 
     def __len__(self) -> int:

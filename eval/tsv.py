@@ -6,6 +6,7 @@ import base64
 import binascii
 import csv
 import io
+import json
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -157,17 +158,21 @@ def _problems(path: Path, frame: pd.DataFrame, pictures: bool, official: bool) -
     if missing:
         yield f"lacks the column '{missing[0]}'; add it (have: {', '.join(frame.columns)})"
         return
+    if "prediction" in frame:
+        yield "has a column 'prediction', which is where answers go; remove it"
     if frame.empty:
         yield "has no rows; add questions"
         return
     yield from _bad_indices(frame)
-    for row in frame.drop(columns="image", errors="ignore").to_dict("records") if kind != "caption" else []:
+    for row in frame.drop(columns="image", errors="ignore").to_dict("records"):
         yield from (f"index {row['index']}: {problem}" for problem in _bad_cells(row, kind))
     if not official and kind != "caption":
         yield from _changed_by_reading(path, frame)
     yield from _bad_groups(frame, kind)
     if "image" in frame:
         yield from _bad_pictures(frame)
+        if "image_path" in frame and not official:
+            yield from _shared_paths(frame)
 
 
 def _bad_indices(frame: pd.DataFrame) -> Iterator[str]:
@@ -182,9 +187,19 @@ def _bad_indices(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _bad_cells(row: Mapping[str, str], kind: Kind) -> Iterator[str]:
+    if kind == "caption":
+        try:
+            objects = json.loads(row["objects"])
+        except ValueError:
+            objects = None
+        if not isinstance(objects, list) or not all(isinstance(name, str) for name in objects):
+            yield f"the objects '{row['objects']}' are no JSON list of names; write one, such as [\"cup\"]"
+        return
     # As written: an answer that only VLMEvalKit's reading puts out of reach is no mistake in an official file.
     letters = [letter for letter in string.ascii_uppercase if row.get(letter)]
     allowed = letters if kind in ("circular", "choice") else ["Yes", "No"]
+    if "Z" in letters:
+        yield "an option Z, which is VLMEvalKit's word for no answer; ask with fewer options"
     if len(allowed) < 2:
         yield "fewer than two options; fill at least A and B"
     if row["answer"] not in allowed:
@@ -192,6 +207,10 @@ def _bad_cells(row: Mapping[str, str], kind: Kind) -> Iterator[str]:
     for column in ("question", "category", "image_path"):
         if column in row and not row[column].strip():
             yield f"an empty '{column}'; fill it"
+    if kind == "pope" and not all(name and name != "Overall" for name in row["category"].split(",")):
+        yield f"the category '{row['category']}': a split has a name, and not that of the sum, Overall; write another"
+    if Path(row.get("image_path", "")).is_absolute() or ".." in Path(row.get("image_path", "")).parts:
+        yield f"the image_path '{row['image_path']}' leads elsewhere; write a path inside the benchmark"
     if kind == "mme" and row["category"] not in PERCEPTION | REASONING:
         known = ", ".join(sorted(PERCEPTION | REASONING))
         yield f"MME has no category '{row['category']}' and would leave the row out of its sums; use one of {known}"
@@ -241,3 +260,12 @@ def _bad_pictures(frame: pd.DataFrame) -> Iterator[str]:
         except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error).partition(":")[0].split("<")[0].strip()
             yield f"index {index}: the image does not decode ({reason}); {remedy}"
+
+
+def _shared_paths(frame: pd.DataFrame) -> Iterator[str]:
+    several = frame.groupby("image_path")["image"].transform("nunique") > 1
+    for row in frame[several].to_dict("records"):
+        yield (
+            f"index {row['index']}: '{row['image_path']}' names more than one picture, of which VLMEvalKit shows the "
+            "first; give each its own image_path"
+        )

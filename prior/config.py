@@ -416,16 +416,6 @@ class Preset(Settings):
     def _answers(self) -> Preset:
         if self.tune is not None and not isinstance(self.corpus, ScenesCorpus):
             raise ValueError("tune: questions are made for `corpus.kind: scenes` only; write `tune: null`")
-        asked = [
-            name
-            for name, entry in self.benchmarks.items()
-            if entry.answer == "generate" and entry.source != "official" and isinstance(self.corpus, ScenesCorpus)
-        ]
-        if asked and self.tune is None:
-            raise ValueError(
-                f"tune: null, but {', '.join(asked)} needs a model that was taught to answer; "
-                "leave it out or write `answer: likelihood`"
-            )
         return self
 
     def runs(self) -> list[str]:

@@ -64,8 +64,14 @@ def check_benchmarks(preset: Preset) -> None:
     scenes = isinstance(preset.corpus, ScenesCorpus)
     for name, entry in preset.benchmarks.items():
         where = f"preset '{preset.name}': benchmarks.{name}"
+        if name != "CHAIR" and entry.answer == "caption":
+            raise UserError(f"{where}.answer: captions are scored by CHAIR alone; write `answer: generate`")
         if is_official(name, preset):
             continue
+        if scenes and preset.tune is None and entry.answer == "generate":
+            raise UserError(
+                f"{where}: with `tune: null` no model is taught to answer; leave it out or write `answer: likelihood`"
+            )
         module = maker(name)
         if module is None:
             if entry.source == "generated":

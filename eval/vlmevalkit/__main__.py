@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     asking = commands.add_parser("prompts", help="check a benchmark and write what VLMEvalKit asks, as JSON lines")
     asking.add_argument("--benchmark", type=Path, required=True, help="a benchmark TSV")
-    asking.add_argument("--answer", default="generate", help="how models answer: generate, likelihood or caption")
+    asking.add_argument(
+        "--answer", choices=("generate", "likelihood", "caption"), default="generate", help="how models answer"
+    )
     asking.add_argument("--official", action="store_true", help="the file is not ours: take its cells as they are")
     asking.add_argument("--cache", type=Path, required=True, help="folder in which prompts are kept by content")
     asking.add_argument("--out", type=Path, required=True, help="file to write")

@@ -53,11 +53,16 @@ def kit(progress: bool = False) -> SimpleNamespace:
             from vlmeval.dataset.utils import multiple_choice
             from vlmeval.smp import load
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"the module {error.name} is missing from {Path(sys.prefix).name}; make the environment with "
-            "`bash envs/vlmevalkit.sh .venv .venv-vlmevalkit` and run this there"
-        ) from None
+        raise missing(error.name) from None
     return SimpleNamespace(yes_no=ImageYORNDataset, choice=ImageMCQDataset, mcq=multiple_choice, load=load)
+
+
+def missing(module: str | None) -> UserError:
+    """What to say where VLMEvalKit, or something that it needs, is not installed."""
+    return UserError(
+        f"the module {module} is missing from {Path(sys.prefix).name}; make the environment with "
+        "`bash envs/vlmevalkit.sh .venv .venv-vlmevalkit` and run this there"
+    )
 
 
 @contextlib.contextmanager

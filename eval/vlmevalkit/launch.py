@@ -17,6 +17,7 @@ from eval import tsv
 from eval.vlmevalkit.kit import fresh_folder, kit
 from prior.config import Evaluation, Preset
 from prior.errors import UserError
+from prior.models import architecture_of
 
 # Its settings that would bring in another model, or a judge: answers are read by rules ('exact_matching').
 FOREIGN = ("data", "model", "config", "base_url", "api_mode", "use_verifier", "judge", "judge_args", "judge_base_url")
@@ -53,14 +54,19 @@ def launch(
     UserError
         If something is missing or refused, or VLMEvalKit failed on a benchmark, which it would pass over in silence.
     """
-    frames = {path: tsv.validate(path, official=True) for path in benchmarks}
     answers = {path: predictions / path.name for path in benchmarks} if predictions else {}
-    for path in [*answers.values(), checkpoint / "config.json"]:
+    for path in answers.values():
         if not path.is_file():
             raise UserError(f"{path}: there is no such file; name the folder that holds it")
+    architecture_of(checkpoint)
     folder = work_dir / name
     if folder.exists():
         raise UserError(f"{folder}: VLMEvalKit would take over the answers that lie there; delete it or name another")
+    frames = {path: tsv.validate(path, official=True) for path in benchmarks}
+    kinds = {path: tsv.kind_of(path.stem, list(frame.columns)) for path, frame in frames.items()}
+    for path, kind in kinds.items():
+        if kind == "caption":
+            raise UserError(f"{path}: VLMEvalKit asks for replies, and knows no captions; leave it out")
     # An official name would have the file replaced by a download, and some names are not scored at all.
     names = {path: f"{path.stem}_local" for path in benchmarks}
     modules = kit(progress=True)
@@ -78,12 +84,15 @@ def launch(
             if getattr(given, option):
                 raise UserError(f"--{option.replace('_', '-')}: another model, data set or judge; leave it out")
         with fresh_folder(modules) as data:
-            for path, frame in frames.items():
+            for path, kind in kinds.items():
                 (data / f"{names[path]}.tsv").symlink_to(path.resolve())
-                choice = tsv.kind_of(path.stem, list(frame.columns)) in ("circular", "choice")
+                choice = kind in ("circular", "choice")
                 # Without an address and an md5 the file is taken as it is.
                 (modules.choice if choice else modules.yes_no).DATASET_URL[names[path]] = ""
-            folder.mkdir(parents=True)
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise UserError(f"{folder}: no folder can be made there ({error.strerror}); name another") from None
             for path, answered in answers.items():
                 shutil.copyfile(answered, folder / f"{name}_{names[path]}.tsv")
             run.supported_VLM[name] = partial(Checkpoint, checkpoint, settings.max_new_tokens, settings.threads)
@@ -94,7 +103,12 @@ def launch(
         sys.argv = arguments
         os.environ.update(environment)
     only_asked = given.mode == "infer" and not answers
-    sheets = {path.stem: _outcome(folder, names[path], only_asked) for path in benchmarks}
+    try:
+        sheets = {path.stem: _outcome(folder, names[path], only_asked) for path in benchmarks}
+    except UserError:
+        # Its log beside it says why; what it holds is not whole, and would be in the way of another try.
+        shutil.rmtree(folder)
+        raise
     return {benchmark: sheet for benchmark, sheet in sheets.items() if sheet is not None}
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
 
 from eval import tsv
-from eval.vlmevalkit.kit import dataset, fresh_folder, kit
+from eval.vlmevalkit.kit import dataset, fresh_folder, kit, missing
 from prior.errors import UserError
 from prior.files import write_text
 
@@ -35,7 +35,7 @@ def export(path: Path, out: Path, cache: Path, answer: str, official: bool = Fal
     """Check a benchmark, pictures and all, and write its prompts as JSON lines: ``index`` and ``text``.
 
     Importing VLMEvalKit takes seconds, so `cache` keeps the prompts by what they depend on: the benchmark's words, its
-    name, and VLMEvalKit's version. Where models caption, there is nothing to ask.
+    name, and VLMEvalKit's version. Where models choose or caption, nothing is asked.
 
     Raises
     ------
@@ -47,11 +47,15 @@ def export(path: Path, out: Path, cache: Path, answer: str, official: bool = Fal
         raise UserError(f"{path}: `answer: likelihood` ranks options, but there are none; use `answer: generate`")
     if (answer == "caption") != (tsv.kind_of(path.stem, list(frame.columns)) == "caption"):
         raise UserError(f"{path}: `answer: caption` is for tables with a column 'objects', and only for these")
-    if answer == "caption":
+    if answer != "generate":
         write_text(out, "".join(json.dumps({"index": index, "text": ""}) + "\n" for index in frame["index"]))
         return
+    try:
+        release = version("ms-vlmeval")
+    except PackageNotFoundError:
+        raise missing("vlmeval") from None
     words = frame.drop(columns="image").to_csv(sep="\t", index=False, quoting=csv.QUOTE_ALL)
-    key = json.dumps([version("ms-vlmeval"), path.stem, words]).encode()
+    key = json.dumps([release, path.stem, words]).encode()
     kept = cache / f"{hashlib.sha256(key).hexdigest()}.jsonl"
     if not kept.is_file():
         write_text(kept, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts(frame, path.stem)))

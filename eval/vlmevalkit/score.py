@@ -172,6 +172,9 @@ def score_checkpoints(
     """
     # Everything that the user may have to mend comes before the import.
     frame = tsv.validate(path, pictures=False, official=official)
+    kind = tsv.kind_of(path.stem, list(frame.columns))
+    if kind == "caption":
+        raise UserError(f"{path}: captions are scored by `python -m eval captions`, not by VLMEvalKit")
     work: list[tuple[str, dict[str, Any], pd.DataFrame]] = []
     for checkpoint in checkpoints:
         run = parse_checkpoint(checkpoint, runs)
@@ -179,9 +182,9 @@ def score_checkpoints(
             answers = prediction_file(predictions, checkpoint, path.stem, picture)
             keys = run | {"picture": "with" if picture else "without"}
             work.append((str(answers), keys, _with_predictions(answers, frame)))
-    for kind, seed, answered in degenerate(frame, degenerate_seeds):
-        keys = {"arch": BASELINE, "objective": kind, "scale_tokens": 0, "seed": seed, "stage": "none", "step": 0}
-        work.append((f"{path}: {kind}", keys | {"picture": "without"}, frame.assign(prediction=answered)))
+    for habit, seed, answered in degenerate(frame, degenerate_seeds):
+        keys = {"arch": BASELINE, "objective": habit, "scale_tokens": 0, "seed": seed, "stage": "none", "step": 0}
+        work.append((f"{path}: {habit}", keys | {"picture": "without"}, frame.assign(prediction=answered)))
     if not work:
         raise UserError(f"{path}: nothing to score; name a checkpoint")
     modules = kit()
@@ -190,7 +193,7 @@ def score_checkpoints(
     for where, keys, table in work:
         keys["benchmark"] = path.stem
         try:
-            rows, answered_items = score(modules, tsv.kind_of(path.stem, list(table.columns)), table)
+            rows, answered_items = score(modules, kind, table)
         except Exception as error:
             raise RuntimeError(f"{where}: VLMEvalKit failed on it") from error
         metrics += [keys | row for row in rows]

@@ -83,8 +83,8 @@ def build(
     return ULVLM.build(settings, tokenizer, llm)
 
 
-def load(folder: Path) -> Architecture:
-    """An LVLM from a checkpoint folder, whose ``config.json`` says which architecture it is.
+def architecture_of(folder: Path) -> str:
+    """``hlvlm`` or ``ulvlm``, by the ``config.json`` of a checkpoint folder.
 
     Raises
     ------
@@ -93,15 +93,20 @@ def load(folder: Path) -> Architecture:
     """
     path = folder / "config.json"
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
-    if kind == "llava":
+    if kind not in (known := {"llava": "hlvlm", "prior_ulvlm": "ulvlm"}):
+        raise UserError(f"{folder}: holds no checkpoint of an H-LVLM or a U-LVLM; name the folder `final` of a run")
+    return known[kind]
+
+
+def load(folder: Path) -> Architecture:
+    """An LVLM from a checkpoint folder; see `architecture_of`."""
+    if architecture_of(folder) == "hlvlm":
         from prior.models.hlvlm import HLVLM
 
         return HLVLM.load(folder)
-    if kind == "prior_ulvlm":
-        from prior.models.ulvlm import ULVLM
+    from prior.models.ulvlm import ULVLM
 
-        return ULVLM.load(folder)
-    raise UserError(f"{folder}: holds no checkpoint of an H-LVLM or a U-LVLM; name the folder `final` of a run")
+    return ULVLM.load(folder)
 
 
 def freeze(model: torch.nn.Module, parts: dict[str, list[torch.nn.Module]], trainable: tuple[str, ...]) -> None:

@@ -81,8 +81,8 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
     own = items[(items.benchmark == "SEEDBench") & (items.arch != "baseline")].groupby(keys).correct.mean() * 100
     assert kept.set_index(keys).value.sort_index().tolist() == pytest.approx(own.sort_index().tolist())
     captions = metrics[metrics.benchmark == "CHAIR"]
-    assert set(captions.stage) == {"pretrain"} and set(captions.picture) == {"with"}
-    assert len(captions[captions.metric == "chair_i_equal"]) == 2 * 2 * 3
+    assert set(captions.stage) == {"pretrain"} and set(captions.picture) == {"with", "without"}
+    assert len(captions[captions.metric == "chair_i_equal"]) == 2 * 2 * 3 * 2
     asked = pd.read_csv(results / "benchmarks.csv").set_index("benchmark")
     assert list(asked.source) == ["generated"] * 6 and asked.rows["MMBench"] == 40
     for name in ("report.html", "tables/main.md", "tables/losses.csv", "figures/scaling.pdf", "figures/losses.png"):
@@ -222,7 +222,28 @@ def test_a_mistake_in_the_preset_stops_snakemake_with_one_line_and_code_2(tmp_pa
     preset.write_text("extends: photos\ncorpus: {folder: nowhere}\n")
     mistake = "error: corpus.folder: there is no 'nowhere'; name the right one in preset 'mine'"
     assert refused(tmp_path, str(preset))[-1] == mistake
+    preset.write_text("extends: tiny\nbenchmarks_dir: nowhere\nbenchmarks: {MME: {source: official}}\n")
+    mistake = "error: benchmarks_dir: MME: there is no 'nowhere/MME.tsv'; name the right one in preset 'mine'"
+    assert refused(tmp_path, str(preset))[-1] == mistake
+    preset.write_text("extends: tiny\n")
+    call = [*command(tmp_path, str(preset)), "vlmevalkit_python=nowhere/python"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    mistake = "error: there is no 'nowhere/python', in which VLMEvalKit runs; make it with `make env`"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == mistake
     assert not (tmp_path / "results").exists()
+
+
+def test_what_is_official_is_fetched_and_never_generated(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    (tmp_path / "MME.tsv").touch()
+    (tmp_path / "SEEDBench.tsv").touch()
+    preset.write_text(
+        "extends: tiny\nbenchmarks_dir: .\n"
+        "benchmarks: {MME: {source: official}, SEEDBench: {source: official}, POPE: {items: 30}}\n"
+    )
+    made = planned(tmp_path, str(preset))
+    assert "/MME.tsv" in made["benchmark_official"] and "/SEEDBench.tsv" in made["benchmark_official"]
+    assert "benchmark_mme" not in made and "benchmark_seedbench" not in made and "benchmark_pope" in made
 
 
 def test_a_folder_corpus_says_what_is_wrong_with_it_and_is_read_again_when_it_changes(tmp_path: Path) -> None:

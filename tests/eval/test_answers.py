@@ -46,11 +46,12 @@ answers.Answers.add = dying
 cli.app(sys.argv[1:])
 """
 
+GARBAGE = [b"", b"\0\0", b'{"3": "a', b"5\n", b"null\n", b'{"x": "a"}\n', b"[1]\n"]
 Batches = st.lists(st.dictionaries(st.integers(0, 99), st.text(), min_size=1), min_size=1, max_size=5)
 
 
 @settings(max_examples=100, deadline=None)
-@given(Batches, st.text(), st.integers(0, 5), st.integers(0, 30), st.sampled_from([b"", b"\0\0", b'{"3": "a']))
+@given(Batches, st.text(), st.integers(0, 5), st.integers(0, 30), st.sampled_from(GARBAGE))
 def test_whatever_was_written_whole_is_kept(
     tmp_path_factory: pytest.TempPathFactory,
     batches: list[dict[int, str]],

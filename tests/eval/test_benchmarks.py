@@ -59,6 +59,10 @@ FOLDER = {"corpus": {"kind": "folder", "folder": "pics"}, "tune": None}
     ("settings", "message"),
     [
         ({"benchmarks": {"MME": {"items": 13}}}, "benchmarks.MME.items: 13 cannot fill every category; ask for 14"),
+        ({"tune": None, "benchmarks": {"MME": {}}}, "benchmarks.MME: with `tune: null` no model is taught to answer"),
+        ({"benchmarks": {"MME": {"answer": "caption"}}}, "benchmarks.MME.answer: captions are scored by CHAIR alone"),
+        ({"benchmarks": {"CHAIR": {}}}, "benchmarks.CHAIR.answer: it is about captions; write `answer: caption`"),
+        ({**FOLDER, "benchmarks": {"CHAIR": {"answer": "caption"}}}, "benchmarks.CHAIR: which objects are in these"),
         ({"benchmarks": {"Mine": {"source": "generated"}}}, "benchmarks.Mine.source: there is no .*/mine.py"),
         ({**FOLDER, "benchmarks": {"MMBench": {}}}, "benchmarks.MMBench: it is made from generated scenes"),
         (

@@ -43,7 +43,16 @@ def mmbench() -> pd.DataFrame:
     return frame.assign(question="Which colour?", category="colour", image=[picture(1), "7"])
 
 
-GOOD = {"MME": mme, "MMBench": mmbench}
+def pope() -> pd.DataFrame:
+    frame = pd.DataFrame({"index": ["0", "1"], "category": ["random,popular", "random"], "answer": ["Yes", "No"]})
+    return frame.assign(question="Is there a cat?", image_path=["1.png", "2.png"], image=[picture(1), picture(2)])
+
+
+def chair() -> pd.DataFrame:
+    return pd.DataFrame({"index": ["0", "1"], "objects": ['["cat"]', "[]"], "image": [picture(1), picture(2)]})
+
+
+GOOD = {"MME": mme, "MMBench": mmbench, "POPE": pope, "CHAIR": chair}
 
 
 def write(frame: pd.DataFrame, path: Path) -> Path:
@@ -84,6 +93,16 @@ def test_good_benchmarks_pass_and_shared_pictures_are_resolved(name: str, tmp_pa
         ("MME", 1, "category", "colour", "index 1: MME has no category 'colour'"),
         ("MME", 3, "image_path", "2.png", "index 2: the picture '1.png' of category 'color' has 1 question;"),
         ("MME", 1, "question", " ", "index 1: an empty 'question'"),
+        ("MME", 1, "prediction", "Yes", "has a column 'prediction'"),
+        ("MME", 1, "image", picture(3), "index 0: '1.png' names more than one picture"),
+        ("MME", 0, "image_path", "/1.png", "index 0: the image_path '/1.png' leads elsewhere"),
+        ("POPE", 0, "image_path", "a/../../1.png", "index 0: the image_path 'a/../../1.png' leads elsewhere"),
+        ("POPE", 0, "category", "random,", "index 0: the category 'random,': a split has a name"),
+        ("POPE", 0, "category", "Overall", "index 0: the category 'Overall': a split has a name"),
+        ("CHAIR", 0, "objects", "cat", "index 0: the objects 'cat' are no JSON list of names"),
+        ("CHAIR", 0, "objects", '{"cat": 1}', "index 0: the objects '{\"cat\": 1}' are no JSON list of names"),
+        ("CHAIR", 1, "image", "TWFu", "index 1: the image 'TWFu' is too short"),
+        ("MMBench", 0, "Z", "green", "index 7: an option Z"),
         ("MME", 0, "image", picture(3)[:-40], "index 0: the image does not decode"),
         ("MME", 1, "image", "!" * 100, "index 1: the image does not decode"),
         ("MME", 1, "image", "TWFu" * 40, "index 1: the image does not decode (cannot identify image file)"),
@@ -104,6 +123,7 @@ def test_a_mistake_is_one_line_with_its_place_and_remedy(
 ) -> None:
     frame = GOOD[name]()
     frame.loc[row, column] = value
+    frame = frame.fillna("")
     path = write(frame, tmp_path / f"{name}.tsv")
     with pytest.raises(UserError) as raised:
         tsv.validate(path)
@@ -122,6 +142,7 @@ def test_a_benchmark_is_checked_before_it_is_asked(tmp_path: Path) -> None:
     refused("generate", "the answer 'E' is none of A, B")
     write(mme(), path)
     refused("likelihood", "there are none; use `answer: generate`")
+    refused("caption", "`answer: caption` is for tables with a column 'objects'")
 
 
 def test_numbers_that_change_when_read_are_refused(tmp_path: Path) -> None:

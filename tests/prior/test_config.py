@@ -67,8 +67,6 @@ MISTAKES = {
     "with",
     "objectives: {ntp: {kind: prior}}": "objectives.ntp.kind: should be ntp, with which every other objective is "
     "compared (got 'prior'); give this objective another name",
-    "tune: null": "tune: null, but MME, POPE, MMBench, MMStar, SEEDBench needs a model that was taught to answer; "
-    "leave it out or write `answer: likelihood`",
     FOLDER: "tune: questions are made for `corpus.kind: scenes` only; write `tune: null`",
     "backbones: {llm: {scratch: {hidden_size: 65}}}": "backbones.llm.scratch: hidden_size 65 does not give 4 heads an "
     "even width each; make it a multiple of 8",

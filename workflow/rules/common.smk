@@ -11,6 +11,7 @@ from eval.benchmarks import check_benchmarks, is_official
 from eval.checkpoints import prediction_file
 from prior.config import FolderCorpus, digest, parse_run
 from prior.errors import UserError
+from prior.files import write_json
 from prior.presets import load_preset
 from prior.weighting import REGISTRY, check_objective
 
@@ -21,7 +22,19 @@ def corpus_paths(corpus):
         return {}
     folder = Path(corpus.folder)
     names = {"folder": ".", "captions": corpus.captions, "images": corpus.images, "text_only": corpus.text_only}
-    return {name: folder / path for name, path in names.items() if path is not None}
+    return {f"corpus.{name}": folder / path for name, path in names.items() if path is not None}
+
+
+def benchmark_paths(preset, fetched, captioned):
+    """Where the files lie that a preset's benchmarks are made from."""
+    paths = {}
+    if preset.benchmarks_dir is not None:
+        paths |= {f"benchmarks_dir: {name}": Path(preset.benchmarks_dir, f"{name}.tsv") for name in fetched}
+    if isinstance(preset.corpus, FolderCorpus):
+        for name in captioned:
+            entry, folder = preset.benchmarks[name], Path(preset.corpus.folder)
+            paths |= {f"benchmarks.{name}.{key}": folder / getattr(entry, key) for key in ("objects", "synonyms")}
+    return paths
 
 
 try:
@@ -30,21 +43,23 @@ try:
     for _name, _entry in preset.objectives.items():
         check_objective(_name, _entry.kind, _entry.parameters())
     check_benchmarks(preset)
-    for _name, _path in corpus_paths(preset.corpus).items():
+    BENCHMARKS = list(preset.benchmarks)
+    FETCHED = [name for name in BENCHMARKS if is_official(name, preset)]
+    CAPTIONED = [name for name in BENCHMARKS if preset.benchmarks[name].answer == "caption"]
+    CHECKOUT = Path(workflow.basedir)
+    VLMEVALKIT = Path(config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python"))
+    for _name, _path in {**corpus_paths(preset.corpus), **benchmark_paths(preset, FETCHED, CAPTIONED)}.items():
         if not _path.exists():
-            raise UserError(f"corpus.{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
+            raise UserError(f"{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
+    if BENCHMARKS and not VLMEVALKIT.exists():
+        raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
 R = Path("results") / preset.name
 RUNS = preset.runs()
-BENCHMARKS = list(preset.benchmarks)
-FETCHED = [name for name in BENCHMARKS if is_official(name, preset)]
-CAPTIONED = [name for name in BENCHMARKS if preset.benchmarks[name].answer == "caption"]
-CHECKOUT = Path(workflow.basedir)
 PAPER = CHECKOUT / "results/paper"
-VLMEVALKIT = config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python")
 
 
 # Only with `--sdm apptainer`: the system inside which `make` has made the environments.
@@ -87,14 +102,14 @@ def corpus_settings(*splits):
 def captions_files(wildcards):
     """The files that a split of a folder corpus is read from, beside its pictures."""
     paths = corpus_paths(preset.corpus)
-    return [paths[name] for name in ("captions", wildcards.split) if name in paths]
+    return [paths[name] for name in ("corpus.captions", f"corpus.{wildcards.split}") if name in paths]
 
 
 @cache
 def pictures_state():
     """SHA-256 over names, sizes and times of a folder corpus's pictures: as inputs they would be thousands."""
     state = hashlib.sha256()
-    for folder, folders, names in os.walk(corpus_paths(preset.corpus).get("images", ""), followlinks=True):
+    for folder, folders, names in os.walk(corpus_paths(preset.corpus).get("corpus.images", ""), followlinks=True):
         folders.sort()
         for path in (os.path.join(folder, name) for name in sorted(names)):
             if os.path.exists(path):
@@ -147,17 +162,20 @@ def either(names):
 
 def read_batches():
     """The batches of benchmarks that were ever answered, and what is new as one more."""
-    recorded = json.loads(_BATCHES.read_text()) if _BATCHES.is_file() else []
+    try:
+        recorded = [[name for name in batch if name in BENCHMARKS] for batch in json.loads(_BATCHES.read_text())]
+    except (OSError, ValueError, TypeError):
+        recorded = []
+    if sorted(name for batch in recorded for name in batch) == sorted(BENCHMARKS):
+        # Jobs on a cluster read this again while files come and go, and must find what the run began with.
+        return [batch for batch in recorded if batch]
     begun = [batch for batch in recorded if any(any(_BATCHES.parent.rglob(f"{name}.tsv")) for name in batch)]
-    old = [[name for name in batch if name in BENCHMARKS] for batch in begun]
-    new = [name for name in BENCHMARKS if not any(name in batch for batch in old)]
-    return [batch for batch in [*old, new] if batch]
+    return [batch for batch in [*begun, [name for name in BENCHMARKS if name not in sum(begun, [])]] if batch]
 
 
 def write_batches():
     """Called when jobs are about to run, and not by a dry run."""
-    _BATCHES.parent.mkdir(parents=True, exist_ok=True)
-    _BATCHES.write_text(json.dumps(BATCHES))
+    write_json(_BATCHES, BATCHES)
 
 
 BATCHES = read_batches()

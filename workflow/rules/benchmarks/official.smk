@@ -5,9 +5,6 @@ localrules:
     benchmark_official,
 
 
-ruleorder: benchmark_official > benchmark_mme > benchmark_pope > benchmark_mmstar
-
-
 rule official_table:
     output:
         R / "benchmarks/official.json",
