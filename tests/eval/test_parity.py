@@ -222,6 +222,8 @@ REFUSED = {
     "unknown": (["--benchmark", "Farm"], "has no entry 'Farm'; add it there"),
     "missing": (["--benchmark", "POPE"], "POPE.tsv: there is no such file"),
     "no predictions": (["--benchmark", "MME", "--predictions", "."], "MME.tsv: there is no such file"),
+    "plain LLM": (["--benchmark", "MME"], "holds no checkpoint of an H-LVLM or a U-LVLM"),
+    "captions": (["--benchmark", "Album"], "Album.tsv: VLMEvalKit asks for replies, and knows no captions"),
 }
 
 
@@ -232,8 +234,10 @@ def test_what_vlmevalkit_cannot_ask_is_refused_before_it_is_imported(
     monkeypatch.setattr("eval.vlmevalkit.launch.kit", lambda **_: pytest.fail("VLMEvalKit was imported"))
     write_tsv(maker("MME").rows(14, 0, 0, 48), tmp_path / "MME.tsv")
     (tmp_path / "p.yaml").write_text(
-        "extends: tiny\nbenchmarks: {MME: {}, POPE: {}, Shelf: {answer: likelihood}, CHAIR: {answer: caption}}\n"
+        "extends: tiny\nbenchmarks: {MME: {}, POPE: {}, Album: {}, Shelf: {answer: likelihood}, CHAIR: {answer: caption}}\n"
     )
+    write_tsv(maker("CHAIR").rows(4, 0, 0, 48), tmp_path / "Album.tsv")
+    (tmp_path / "config.json").write_text('{"model_type": "%s"}' % ("llama" if mistake == "plain LLM" else "llava"))
     arguments, said = REFUSED[mistake]
     call = ["run", "--checkpoint", str(tmp_path), "--benchmarks", str(tmp_path), "--preset", str(tmp_path / "p.yaml")]
     assert main([*call, "--work-dir", str(tmp_path / "out"), *arguments]) == 2
