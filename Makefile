@@ -64,7 +64,7 @@ publish: ## Copy the small files of PRESET's results to results/published, to be
 env: $(MAIN) $(SCORER) ## Install what a run needs
 
 clean: ## Remove environments and caches; results stay
-	rm -rf .venv .venv-vlmevalkit .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache/matplotlib prior_vlm.egg-info
+	rm -rf .venv .venv-vlmevalkit .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache prior_vlm.egg-info
 	find prior eval tests workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(MAIN): envs/main.txt pyproject.toml

@@ -234,7 +234,8 @@ def test_what_vlmevalkit_cannot_ask_is_refused_before_it_is_imported(
     monkeypatch.setattr("eval.vlmevalkit.launch.kit", lambda **_: pytest.fail("VLMEvalKit was imported"))
     write_tsv(maker("MME").rows(14, 0, 0, 48), tmp_path / "MME.tsv")
     (tmp_path / "p.yaml").write_text(
-        "extends: tiny\nbenchmarks: {MME: {}, POPE: {}, Album: {}, Shelf: {answer: likelihood}, CHAIR: {answer: caption}}\n"
+        "extends: tiny\nbenchmarks: {MME: {}, POPE: {}, Album: {}, "
+        "Shelf: {answer: likelihood}, CHAIR: {answer: caption}}\n"
     )
     write_tsv(maker("CHAIR").rows(4, 0, 0, 48), tmp_path / "Album.tsv")
     (tmp_path / "config.json").write_text('{"model_type": "%s"}' % ("llama" if mistake == "plain LLM" else "llava"))
