@@ -13,7 +13,7 @@ include: "workflow/rules/tune.smk"
 
 # A benchmark that is to be fetched is not made here, too.
 for path in sorted(Path(workflow.basedir, "workflow/rules/benchmarks").glob("*.smk")):
-    if path.stem not in [name.lower() for name in FETCHED]:
+    if path.stem.lower() not in [name.lower() for name in FETCHED]:
 
         include: str(path)
 

@@ -79,7 +79,8 @@ def show(table: pd.DataFrame) -> list[Display]:
         "CHAIR_s: captions that mention an object which is not in the picture. CHAIR_i: such mentions among all. "
         "Recall: objects of the pictures that are mentioned. Words: mean length of a caption. Mean over seeds ± half "
         f"the width of its t interval; differences ({MINUS} NTP) paired by seed. Without picture: what the same model "
-        "says of a picture that it is not shown. Blank: a share of nothing, as where no object is mentioned."
+        "says when shown nothing, which is one caption for all pictures. Blank: a share of nothing, as where no object "
+        "is mentioned."
     )
     beside = " POPE: the last checkpoints of the same runs." if POPE in set(table.benchmark) else ""
     equal = (

@@ -64,7 +64,8 @@ class Questions:
         """
         frame = read_benchmark(benchmark)
         try:
-            asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+            # By the end of lines alone: `splitlines` would also break where a question holds a separator of its own.
+            asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError):
             asked = []
         if [row["index"] for row in asked] != list(frame["index"]):

@@ -39,10 +39,10 @@ _COLUMNS: dict[Kind, list[str]] = {
 def kind_of(name: str, columns: list[str]) -> Kind:
     """How a benchmark is scored, by its name and its columns.
 
-    One with options A, B, … is multiple choice (circular if its name contains MMBench), one that lists the `objects` of
-    its pictures wants captions, every other one is yes/no; a benchmark of one's own needs no entry here.
+    One with options A, B, … is multiple choice (circular if its name contains MMBench), one that asks nothing and lists
+    the `objects` of its pictures wants captions, every other one is yes/no. None of one's own needs an entry here.
     """
-    if "objects" in columns:
+    if "objects" in columns and "question" not in columns:
         return "caption"
     if "A" in columns:
         return "circular" if "mmbench" in name.lower() else "choice"
@@ -198,14 +198,14 @@ def _bad_cells(row: Mapping[str, str], kind: Kind) -> Iterator[str]:
     # As written: an answer that only VLMEvalKit's reading puts out of reach is no mistake in an official file.
     letters = [letter for letter in string.ascii_uppercase if row.get(letter)]
     allowed = letters if kind in ("circular", "choice") else ["Yes", "No"]
-    if "Z" in letters:
+    if "Z" in letters and kind in ("circular", "choice"):
         yield "an option Z, which is VLMEvalKit's word for no answer; ask with fewer options"
     if len(allowed) < 2:
         yield "fewer than two options; fill at least A and B"
     if row["answer"] not in allowed:
         yield f"the answer '{row['answer']}' is none of {', '.join(allowed)}; write one of these"
-    for column in ("question", "category", "image_path"):
-        if column in row and not row[column].strip():
+    for column in _COLUMNS[kind]:
+        if column in ("question", "category", "image_path") and not row[column].strip():
             yield f"an empty '{column}'; fill it"
     if kind == "pope" and not all(name and name != "Overall" for name in row["category"].split(",")):
         yield f"the category '{row['category']}': a split has a name, and not that of the sum, Overall; write another"

@@ -67,6 +67,8 @@ def check_benchmarks(preset: Preset) -> None:
         if name != "CHAIR" and entry.answer == "caption":
             raise UserError(f"{where}.answer: captions are scored by CHAIR alone; write `answer: generate`")
         if is_official(name, preset):
+            if entry.answer == "caption":
+                raise UserError(f"{where}.source: VLMEvalKit has no CHAIR; leave `source` out")
             continue
         if scenes and preset.tune is None and entry.answer == "generate":
             raise UserError(

@@ -54,6 +54,8 @@ def launch(
     UserError
         If something is missing or refused, or VLMEvalKit failed on a benchmark, which it would pass over in silence.
     """
+    if Path(name).name != name or name == "logs":
+        raise UserError(f"--name {name}: VLMEvalKit makes a folder of it beside its logs; give a plain name")
     answers = {path: predictions / path.name for path in benchmarks} if predictions else {}
     for path in answers.values():
         if not path.is_file():
@@ -62,8 +64,7 @@ def launch(
     folder = work_dir / name
     if folder.exists():
         raise UserError(f"{folder}: VLMEvalKit would take over the answers that lie there; delete it or name another")
-    frames = {path: tsv.validate(path, official=True) for path in benchmarks}
-    kinds = {path: tsv.kind_of(path.stem, list(frame.columns)) for path, frame in frames.items()}
+    kinds = {path: tsv.kind_of(path.stem, list(tsv.validate(path, official=True).columns)) for path in benchmarks}
     for path, kind in kinds.items():
         if kind == "caption":
             raise UserError(f"{path}: VLMEvalKit asks for replies, and knows no captions; leave it out")
@@ -103,12 +104,18 @@ def launch(
         sys.argv = arguments
         os.environ.update(environment)
     only_asked = given.mode == "infer" and not answers
-    try:
-        sheets = {path.stem: _outcome(folder, names[path], only_asked) for path in benchmarks}
-    except UserError:
-        # Its log beside it says why; what it holds is not whole, and would be in the way of another try.
-        shutil.rmtree(folder)
-        raise
+    sheets: dict[str, pd.DataFrame | None] = {}
+    failures: list[UserError] = []
+    for path in benchmarks:
+        try:
+            sheets[path.stem] = _outcome(folder, names[path], only_asked)
+        except UserError as error:
+            failures.append(error)
+    if failures:
+        if not sheets:
+            # Its log beside it says why; the folder would only be in the way of another try.
+            shutil.rmtree(folder)
+        raise failures[0]
     return {benchmark: sheet for benchmark, sheet in sheets.items() if sheet is not None}
 
 

@@ -46,7 +46,9 @@ def export(path: Path, out: Path, cache: Path, answer: str, official: bool = Fal
     if answer == "likelihood" and "A" not in frame:
         raise UserError(f"{path}: `answer: likelihood` ranks options, but there are none; use `answer: generate`")
     if (answer == "caption") != (tsv.kind_of(path.stem, list(frame.columns)) == "caption"):
-        raise UserError(f"{path}: `answer: caption` is for tables with a column 'objects', and only for these")
+        raise UserError(
+            f"{path}: `answer: caption` is for tables of 'objects' without a 'question', and only for these"
+        )
     if answer != "generate":
         write_text(out, "".join(json.dumps({"index": index, "text": ""}) + "\n" for index in frame["index"]))
         return

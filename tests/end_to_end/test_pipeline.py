@@ -92,7 +92,7 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
 
 
 def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depends_on_it(
-    tiny: tuple[Path, str],
+    tiny: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, preset = tiny
     assert not planned(folder, preset)
@@ -136,13 +136,13 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     moved.write_text("extends: tiny\n")
     assert not planned(folder, str(moved))
     # A benchmark with a mistake is refused; once it is mended, nothing is trained again for it.
-    Path(preset).write_text("extends: tiny\n")
-    table = folder / "results/mine/benchmarks/POPE.tsv"
+    other = shutil.copytree(folder, tmp_path / "other")
+    table = other / "results/mine/benchmarks/POPE.tsv"
     whole = table.read_text()
     table.write_text(whole.replace("\tYes\t", "\tPerhaps\t", 1))
-    assert "POPE.tsv" in refused(folder, preset, "results/mine/benchmarks/POPE.jsonl")[-1]
+    assert "POPE.tsv" in refused(other, preset, "results/mine/benchmarks/POPE.jsonl")[-1]
     table.write_text(whole)
-    assert not {"pretrain", "tune"} & set(planned(folder, preset))
+    assert not {"pretrain", "tune"} & set(planned(other, preset))
 
 
 # A path on a line of its own, where the block is a file, and a fenced block.

@@ -280,6 +280,23 @@ def test_objectives_are_compared_at_equal_length(tmp_path: Path) -> None:
     assert items[items.objective == "prior"].prediction.tolist() == ["a woman and a baby", "None", "a glass"]
 
 
+def test_captions_without_pictures_are_compared_among_themselves(tmp_path: Path) -> None:
+    _predicted(tmp_path, SAID)
+    for number, checkpoint in enumerate(SAID):
+        frame = read_benchmark(tmp_path / "CHAIR.tsv").assign(prediction=["a fox and a cup"[: 5 + 10 * number]] * 3)
+        write_predictions(frame, tmp_path / "predictions" / checkpoint / "CHAIR.no_picture.tsv")
+    files = tmp_path / "CHAIR.tsv", tmp_path / "CHAIR.synonyms.txt", tmp_path / "predictions"
+    metrics, items = score_captions(*files, list(SAID), None, no_picture=True)
+    seen, _ = _predicted(tmp_path, SAID)
+    pd.testing.assert_frame_equal(metrics[metrics.picture == "with"].reset_index(drop=True), seen)
+    blind = metrics[metrics.picture == "without"].set_index(["objective", "seed", "metric"]).value
+    # "a fox" and "a fox and a cup" of the first seed, cut to two words; the second seed stands alone.
+    assert blind["ntp", 0, "words"] == blind["prior", 0, "words_equal"] == 2 and blind["prior", 0, "words"] == 5
+    assert blind["ntp", 1, "words_equal"] == 5
+    assert blind["prior", 0, "recall"] == 75 and blind["prior", 0, "recall_equal"] == 25
+    assert items[items.picture == "without"].prediction.nunique() == 2
+
+
 @given(st.data())
 def test_equal_length_is_equal_and_shortens_only(data: st.DataObject) -> None:
     import tempfile

@@ -222,6 +222,7 @@ REFUSED = {
     "unknown": (["--benchmark", "Farm"], "has no entry 'Farm'; add it there"),
     "missing": (["--benchmark", "POPE"], "POPE.tsv: there is no such file"),
     "no predictions": (["--benchmark", "MME", "--predictions", "."], "MME.tsv: there is no such file"),
+    "a path for a name": (["--benchmark", "MME", "--name", "a/b"], "--name a/b: VLMEvalKit makes a folder of it"),
     "plain LLM": (["--benchmark", "MME"], "holds no checkpoint of an H-LVLM or a U-LVLM"),
     "captions": (["--benchmark", "Album"], "Album.tsv: VLMEvalKit asks for replies, and knows no captions"),
 }

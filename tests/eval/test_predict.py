@@ -47,9 +47,10 @@ def test_models_are_asked_what_they_were_tuned_on(name: str, tmp_path: Path) -> 
 
 def test_prompts_are_cached_by_the_words_of_a_benchmark(tmp_path: Path) -> None:
     frame = pd.DataFrame(maker("POPE").rows(6, 0, 0, 48))
+    frame["question"] += " one\u2028more\x85line\u2029"
     path = tmp_path / "POPE.tsv"
     write_tsv(frame, path)
-    export(path)
+    assert Questions.read(path, export(path), "generate").texts == [exchange(text) for text in frame["question"]]
     (kept,) = (tmp_path / "kept").iterdir()
     kept.write_text(kept.read_text().replace("Please", "Kindly"))
     assert "Kindly" in export(path).read_text()

@@ -103,6 +103,7 @@ def test_good_benchmarks_pass_and_shared_pictures_are_resolved(name: str, tmp_pa
         ("CHAIR", 0, "objects", '{"cat": 1}', "index 0: the objects '{\"cat\": 1}' are no JSON list of names"),
         ("CHAIR", 1, "image", "TWFu", "index 1: the image 'TWFu' is too short"),
         ("MMBench", 0, "Z", "green", "index 7: an option Z"),
+        ("POPE", 0, "category", "", "index 0: an empty 'category'"),
         ("MME", 0, "image", picture(3)[:-40], "index 0: the image does not decode"),
         ("MME", 1, "image", "!" * 100, "index 1: the image does not decode"),
         ("MME", 1, "image", "TWFu" * 40, "index 1: the image does not decode (cannot identify image file)"),
@@ -142,7 +143,7 @@ def test_a_benchmark_is_checked_before_it_is_asked(tmp_path: Path) -> None:
     refused("generate", "the answer 'E' is none of A, B")
     write(mme(), path)
     refused("likelihood", "there are none; use `answer: generate`")
-    refused("caption", "`answer: caption` is for tables with a column 'objects'")
+    refused("caption", "`answer: caption` is for tables of 'objects' without")
 
 
 def test_numbers_that_change_when_read_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,7 @@ try:
     for _name, _path in {**corpus_paths(preset.corpus), **benchmark_paths(preset, FETCHED, CAPTIONED)}.items():
         if not _path.exists():
             raise UserError(f"{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
-    if BENCHMARKS and not VLMEVALKIT.exists():
+    if BENCHMARKS and not shutil.which(VLMEVALKIT):
         raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
