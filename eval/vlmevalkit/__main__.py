@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from eval.vlmevalkit.launch import asked, launch, readable_name
 from eval.vlmevalkit.official import official_table
 from eval.vlmevalkit.prompts import export
 from eval.vlmevalkit.score import score_checkpoints
@@ -67,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "prompts":
             export(given.benchmark, given.out, given.cache, given.answer, given.official)
         elif given.command == "run":
+            # It loads models, and torch takes seconds that no other command needs.
+            from eval.vlmevalkit.launch import asked, launch, readable_name
+
             preset = load_preset(given.preset) if given.preset else None
             sheets = launch(
                 given.checkpoint,

@@ -34,7 +34,7 @@ def kit(progress: bool = False) -> SimpleNamespace:
 
     `progress` leaves it its progress bars.
     """
-    from eval.torchvision_shim import import_torchvision
+    from eval.vlmevalkit.torchvision_shim import import_torchvision
 
     # It prints, logs an error about a file of API keys that nobody needs here, and makes a data folder at once, in the
     # user's home unless told otherwise.

@@ -256,7 +256,8 @@ def test_vlmevalkits_own_command_scores_our_files_as_they_are(both: SimpleNamesp
     for name in ("MMStar", "Shelf"):
         shutil.copy(both.folder / f"benchmarks/{name}.tsv", data / f"{name}_x.tsv")
         shutil.copy(both.folder / "predictions" / checkpoint("hlvlm") / f"{name}.tsv", work / f"small_{name}_x.tsv")
-    command = "from eval.torchvision_shim import import_torchvision as t; t(); from vlmeval.run import main; main()"
+    command = "from eval.vlmevalkit import torchvision_shim as shim; shim.import_torchvision(); "
+    command += "from vlmeval.run import main; main()"
     arguments = ["--data", "MMStar_x", "Shelf_x", "--model", "small", "--work-dir", str(tmp_path / "work")]
     subprocess.run(
         [PYTHON, "-c", command, *arguments, "--mode", "eval", "--judge", "exact_matching"],

@@ -129,7 +129,7 @@ def test_a_picture_with_a_jpegs_name_is_the_one_that_vlmevalkit_shows(tmp_path: 
     names = ["a.jpg", "b/c.JPEG", "d.png", ""]
     (tmp_path / "pictures.json").write_text(json.dumps([encoded, [name for name in names if name]]))
     script = (
-        "import json\nfrom eval.torchvision_shim import import_torchvision\nimport_torchvision()\n"
+        "import json\nfrom eval.vlmevalkit.torchvision_shim import import_torchvision\nimport_torchvision()\n"
         "from vlmeval.smp import decode_base64_to_image_file\n"
         "encoded, names = json.load(open('pictures.json'))\n"
         "for name in names: decode_base64_to_image_file(encoded, 'shown/' + name)\n"
