@@ -51,6 +51,7 @@ rule figures:
 
 
 onstart:
+    refuse_beside_orphans()
     write_batches()
 
 

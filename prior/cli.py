@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prior import processes, slurm, stopping
 from prior.config import Preset, ScenesCorpus, parse_run, parse_tokens
 from prior.errors import CorpusTooSmall, UserError
 from prior.presets import load_preset
@@ -41,6 +43,18 @@ def run(application: typer.Typer) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or Path.cwd()
+        print(f"error: {where}: there is no room left on its disk; make room and start again", file=sys.stderr)
+        sys.exit(2)
+    except stopping.Stopped as stopped:
+        if processes.first():
+            job = slurm.own_job()
+            again = f"job {job} starts again by itself" if job and slurm.requeue(job) else "start again to go on"
+            print(f"{stopped}; {again}", file=sys.stderr)
+        sys.exit(stopping.EXIT_CODE)
 
 
 @app.command()
@@ -132,7 +146,7 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
     from prior.training import LOG, train
 
     recipe = settings.scratch
-    _threads(recipe.training.threads)
+    _training(recipe.training.threads)
     with private(state, settings=recipe, inputs=_fingerprints(text_only, words)), whole(out) as folder:
         records = read_corpus(text_only)
         documents = tokenize_texts(records["id"], records["text"], words)
@@ -160,7 +174,7 @@ def vision(preset: PresetName, train: Folder, tokenizer: Folder, out: Folder, st
             hub_vision(settings, folder)
         return
     recipe = settings.scratch
-    _threads(recipe.threads)
+    _training(recipe.threads)
     words = _tokenizer(tokenizer)
     with private(state, settings=recipe, inputs=_fingerprints(train, words)), whole(out) as folder:
         train_vision(read_corpus(train), words, recipe, folder, state)
@@ -183,7 +197,7 @@ def reference(
     from prior.reference import train_reference
 
     settings = _load(preset).reference
-    _threads(settings.training.threads)
+    _training(settings.training.threads)
     words = _tokenizer(tokenizer)
     inputs = _fingerprints(train, words, llm=llm)
     extra = None
@@ -250,7 +264,7 @@ def pretrain(
     from prior.scores import align
 
     settings = _load(preset)
-    _threads(settings.pretrain.threads)
+    _training(settings.pretrain.threads)
     words = _tokenizer(tokenizer)
     inputs = _fingerprints(train, words, llm=llm, vision=vision, scores=scores) | {"heldout": fingerprint(val)}
     documents = _captions(train, words)
@@ -284,7 +298,7 @@ def tune(
 
     settings = _load(preset)
     assert settings.tune is not None
-    _threads(settings.tune.training.threads)
+    _training(settings.tune.training.threads)
     words = _tokenizer(tokenizer)
     pictures = read_corpus(train).select_columns(["id", "image"])
     place = {name: index for index, name in enumerate(pictures["id"])}
@@ -346,6 +360,12 @@ def _threads(count: int) -> None:
 
     torch.set_num_threads(count)
     torch.set_num_interop_threads(1)
+
+
+def _training(threads: int) -> None:
+    """Training takes a fixed number of threads and heeds signals and time limits."""
+    _threads(threads)
+    stopping.listen()
 
 
 def _progress(items: Any, total: int, what: str) -> Any:

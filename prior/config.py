@@ -7,95 +7,27 @@ from its file is the matter of `prior.presets`.
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from prior.errors import UserError
-
-
-def parse_tokens(text: str | int) -> int:
-    """Read a token count such as ``40k``, ``1.5M`` or ``7000``.
-
-    Raises
-    ------
-    ValueError
-        If the text is not a positive number with an optional ``k``, ``M`` or ``B``.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?)", str(text))
-    count = int(float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]) if match else 0
-    if count <= 0:
-        raise ValueError(f"'{text}' is not a number of tokens; write it as 40k, 1.5M or 7000")
-    return count
-
-
-def _scale(value: Any) -> str:
-    parse_tokens(value)
-    return str(value)
-
-
-def _expand(value: Any) -> Any:
-    """Replace environment variables in a path; an unset one is the user's to set."""
-    if not isinstance(value, str):
-        return value
-    expanded = os.path.expanduser(os.path.expandvars(value))
-    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
-        raise ValueError(f"the environment variable {unset[1]} is not set; export it as the path of your folder")
-    return expanded
-
-
-def _source(value: str) -> str:
-    """A folder must be there; a hub id, ``name`` or ``organisation/name``, is not looked up here."""
-    local = value.startswith((".", "/", "~")) or value.count("/") > 1 or Path(value).exists()
-    if local and not Path(value).is_dir():
-        raise ValueError(f"there is no folder '{value}'; give one that exists, or a hub id such as organisation/name")
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
-        raise ValueError(
-            f"'{value}' cannot be a name; use letters, digits and . _ + - and begin with a letter or digit"
-        )
-    return value
-
-
-def _form(value: Any) -> str:
-    return "<settings>" if isinstance(value, dict | BaseModel) else "<source>"
-
-
-def _kind(value: Any) -> str:
-    return f"<{value.get('kind') if isinstance(value, dict) else getattr(value, 'kind', None)}>"
-
-
-Scale = Annotated[str, BeforeValidator(_scale)]
-FolderPath = Annotated[str, BeforeValidator(_expand), Field(min_length=1)]
-Name = Annotated[str, AfterValidator(_name)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0)]
-Epochs = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Part = TypeVar("Part", bound=str)
-Trainable = Annotated[tuple[Part, ...], Field(min_length=1, strict=False)]
-
-# Where a value may have several shapes, a tag in angle brackets tells them apart: `prior.presets` leaves it out of what
-# it tells the user.
-Own = TypeVar("Own")
-Source = Annotated[FolderPath, AfterValidator(_source), Tag("<source>")]
-Sourced = Annotated[Source | Annotated[Own, Tag("<settings>")], Discriminator(_form)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values do not change after loading.
-
-    A value has the type that is asked for (`yes` is not 1), and every number is finite.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from prior.fields import (
+    Count,
+    Epochs,
+    FolderPath,
+    Fraction,
+    Name,
+    Positive,
+    Rate,
+    Scale,
+    Settings,
+    Sourced,
+    Trainable,
+    kind_tag,
+    parse_tokens,
+)
 
 
 class ScenesCorpus(Settings):
@@ -123,7 +55,7 @@ class FolderCorpus(Settings):
 
 
 Corpus = Annotated[
-    Annotated[ScenesCorpus, Tag("<scenes>")] | Annotated[FolderCorpus, Tag("<folder>")], Discriminator(_kind)
+    Annotated[ScenesCorpus, Tag("<scenes>")] | Annotated[FolderCorpus, Tag("<folder>")], Discriminator(kind_tag)
 ]
 
 
@@ -332,6 +264,52 @@ class Evaluation(Settings):
         return (True, False) if self.no_picture else (True,)
 
 
+class Job(Settings):
+    """What a kind of job asks of a cluster, on its first attempt. None of this is part of a result.
+
+    Attributes
+    ----------
+    gpus, memory_gb
+        Of each node.
+    minutes
+        Wall-clock time. A training that needs more saves in time and is started again.
+    """
+
+    gpus: Count = 0
+    memory_gb: Annotated[float, Field(gt=0)] = 4.0
+    minutes: Positive = 60
+
+
+class ParallelJob(Job):
+    """A training on several processes: one on each GPU, or `processes` on each node where there are no GPUs."""
+
+    nodes: Positive = 1
+    processes: Positive = 1
+
+    @model_validator(mode="after")
+    def _one_each(self) -> ParallelJob:
+        if self.gpus and self.processes not in (1, self.gpus):
+            raise ValueError(f"processes: {self.gpus} GPUs take one process each; leave this out")
+        return self
+
+    @property
+    def per_node(self) -> int:
+        return self.gpus or self.processes
+
+
+class Jobs(Settings):
+    """Requests by kind of job; `small` is all that prepares, scores and draws."""
+
+    small: Job = Job()
+    llm: ParallelJob = ParallelJob()
+    vision: Job = Job()
+    reference: ParallelJob = ParallelJob()
+    scores: Job = Job()
+    pretrain: ParallelJob = ParallelJob()
+    tune: ParallelJob = ParallelJob()
+    predict: Job = Job()
+
+
 class Statistics(Settings):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Positive = 2000
@@ -363,6 +341,7 @@ class Preset(Settings):
     # Where official benchmarks lie if they are not to be downloaded: a folder of <name>.tsv.
     benchmarks_dir: str | None = None
     evaluation: Evaluation = Evaluation()
+    jobs: Jobs = Jobs()
     statistics: Statistics = Statistics()
 
     @model_validator(mode="after")
@@ -437,6 +416,18 @@ class Preset(Settings):
     def final_stage(self) -> str:
         """The stage whose checkpoints answer questions."""
         return self.stages[-1]
+
+    def threads(self, kind: str) -> int:
+        """Threads of one process of a kind of job (see `Jobs`)."""
+        return {
+            "llm": getattr(self.backbones.llm, "threads", 1),
+            "vision": getattr(self.backbones.vision, "threads", 1),
+            "reference": self.reference.training.threads,
+            "scores": self.reference.training.threads,
+            "pretrain": self.pretrain.threads,
+            "tune": self.tune.training.threads if self.tune else 1,
+            "predict": self.evaluation.threads,
+        }.get(kind, 1)
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""

@@ -316,6 +316,16 @@ class Packer:
         return batch
 
 
+def unlabelled(batch: Batch) -> Batch:
+    """The same row without its labels: the model computes it, and nothing comes of it."""
+    bare = dict(batch)
+    for name in ("labels", "caption_index", "relevant", "ref_logprob"):
+        if name in bare:
+            bare[name] = bare[name][:0]
+    bare["logits_to_keep"] = torch.zeros_like(batch["logits_to_keep"])
+    return bare
+
+
 MODEL_INPUTS = ("input_ids", "position_ids", "logits_to_keep", "document_rows", "document_cells", "pixel_values")
 
 

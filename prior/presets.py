@@ -75,16 +75,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a preset file laid over the preset that it extends."""
-    where = f"preset '{path.stem}'"
-    if not path.is_file():
-        known = sorted(entry.stem for entry in PRESETS.glob("*.yaml"))
-        nearest = difflib.get_close_matches(path.stem, known, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known presets: {', '.join(known)}"
-        raise UserError(f"{where}: there is no file {_short(path)}; {hint}")
-    if path.resolve() in seen:
-        raise UserError(f"{where}: 'extends' leads back to itself; name another preset there")
+def read_yaml(path: Path, where: str) -> dict[str, Any]:
+    """The settings in a YAML file; `where` opens the line about what cannot be read."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except UnicodeDecodeError:
@@ -96,6 +88,20 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{where}: {_short(path)}{line} {problem}") from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: {_short(path)} holds no settings; write `key: value` lines")
+    return content
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a preset file laid over the preset that it extends."""
+    where = f"preset '{path.stem}'"
+    if not path.is_file():
+        known = sorted(entry.stem for entry in PRESETS.glob("*.yaml"))
+        nearest = difflib.get_close_matches(path.stem, known, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known presets: {', '.join(known)}"
+        raise UserError(f"{where}: there is no file {_short(path)}; {hint}")
+    if path.resolve() in seen:
+        raise UserError(f"{where}: 'extends' leads back to itself; name another preset there")
+    content = read_yaml(path, where)
     base = content.pop("extends", None)
     if base is None:
         return content

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prior import config
+from prior import config, processes
 from prior.files import whole, write_json
 from prior.models.attention import pack, unpack
 from prior.packing import Documents, Packer, concatenate, repeat_order, select
@@ -55,7 +55,8 @@ def train_reference(
 
     fold = folds(len(train), settings.cross_fit, settings.seed)
     quality: dict[str, Any] = {}
-    with private(state_dir, settings=settings, inputs=fingerprints), whole(out) as folder:
+    made_from = {"settings": settings, "inputs": fingerprints}
+    with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
         for k in range(max(settings.cross_fit, 1)):
             seen = np.flatnonzero(fold != k) if settings.cross_fit else np.arange(len(train))
             documents = train if extra is None else concatenate(train, extra)
@@ -66,6 +67,8 @@ def train_reference(
             packer = Packer(documents, tokenizer.bos_token_id)
             state = state_dir / f"fold{k}"
             run(model, packer, order, settings.training, seed=settings.seed, state_dir=state)
+            if folder is None:
+                continue
             pack(model)
             model.eval()
             name = f"fold{k}" if settings.cross_fit else "all"
@@ -75,7 +78,8 @@ def train_reference(
             place = folder / name if settings.cross_fit else folder
             model.save_pretrained(place)
             shutil.copy(state / LOG, place)
-        write_json(folder / "quality.json", quality)
+        if folder is not None:
+            write_json(folder / "quality.json", quality)
     return quality
 
 

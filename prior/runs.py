@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 import yaml
 
-from prior import config, models
+from prior import config, models, processes
 from prior.files import whole, write_text
 from prior.models.attention import unpack
 from prior.packing import Documents, Packer, nested_subset, repeat_order
@@ -62,8 +62,7 @@ def pretrain(
 
     measured = {"captions": len(heldout), "points": count}
     made_from = {"run": run, "settings": used, "heldout": measured, "inputs": fingerprints}
-    with private(state_dir, **made_from), whole(out) as folder:
-        folder.mkdir(parents=True)
+    with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
         steps = train(
             architecture.model,
             packer,
@@ -74,6 +73,9 @@ def pretrain(
             objective=objective,
             at_steps=points,
         )
+        if folder is None:
+            return
+        folder.mkdir(parents=True)
         curve.write(folder, steps)
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
@@ -105,8 +107,8 @@ def tune(
     order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
     order = repeat_order(order, settings.training.epochs, settings.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
-    with private(state_dir, run=run, settings=used, inputs=fingerprints), whole(out) as folder:
-        folder.mkdir(parents=True)
+    made_from = {"run": run, "settings": used, "inputs": fingerprints}
+    with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
         steps = train(
             architecture.model,
             packer,
@@ -115,6 +117,9 @@ def tune(
             seed=settings.seed,
             state_dir=state_dir,
         )
+        if folder is None:
+            return
+        folder.mkdir(parents=True)
         _finish(folder, state_dir, architecture, tokenizer)
         _describe(
             folder / "run.yaml",
@@ -216,6 +221,7 @@ def _describe(
         "inputs": fingerprints,
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "commit": commit(),
     }
     write_text(path, yaml.safe_dump(description, sort_keys=False))

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prior import processes
 from prior.config import digest
 from prior.files import write_text
+from prior.lock import locked
 
 MADE_FROM, WHOLE = "made_from.json", "whole"
 
@@ -24,20 +26,31 @@ MADE_FROM, WHOLE = "made_from.json", "whole"
 def private(folder: Path, **made_from: Any) -> Iterator[Path]:
     """Yield the state folder of one training; remove it when the block succeeds, keep it when the block raises.
 
-    What an earlier attempt left is used only if it was made from the same settings and inputs.
+    What an earlier attempt left is used only if it was made from the same settings and inputs. No other process has
+    the folder meanwhile, but for those that share the training.
     """
-    key = digest(made_from)
+    with processes.first_only(lambda: locked(folder.with_name(f".{folder.name}.lock"))):
+        processes.join()
+        if processes.first():
+            _prepare(folder, digest(made_from))
+        processes.wait()
+        yield folder
+        processes.wait()
+        if processes.first():
+            # It has served: what cannot be removed now belongs to no settings and is never used.
+            (folder / MADE_FROM).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(folder: Path, key: str) -> None:
     file = folder / MADE_FROM
-    if not file.is_file() or file.read_text(encoding="utf-8") != key:
-        if folder.exists() and any(folder.glob("**/checkpoint-*")):
-            print(f"{folder}: made from other settings or inputs; starting from the first step", file=sys.stderr)
-        if folder.exists():
-            shutil.rmtree(folder)
-        write_text(file, key)
-    yield folder
-    # It has served: what cannot be removed now belongs to no settings and is never used.
-    (folder / MADE_FROM).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    if file.is_file() and file.read_text(encoding="utf-8") == key:
+        return
+    if folder.exists() and any(folder.glob("**/checkpoint-*")):
+        print(f"{folder}: made from other settings or inputs; starting from the first step", file=sys.stderr)
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_text(file, key)
 
 
 def mark_whole(checkpoint: Path) -> None:
@@ -45,22 +58,20 @@ def mark_whole(checkpoint: Path) -> None:
     (checkpoint / WHOLE).touch()
 
 
-def rewind(folder: Path) -> tuple[Path | None, int]:
-    """Bring the state back to its last whole checkpoint: other checkpoints and lines of later steps are removed.
+def last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end."""
+    return max((path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()), key=_step, default=None)
 
-    Returns
-    -------
-    The checkpoint and its step; None and 0 where there is none.
-    """
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
-    last = max((path for path in checkpoints if (path / WHOLE).exists()), key=_step, default=None)
-    for path in checkpoints:
+
+def rewind(folder: Path) -> None:
+    """Bring the state back to its last whole checkpoint: other checkpoints and lines of later steps are removed."""
+    last = last_whole(folder)
+    for path in folder.glob("checkpoint-*"):
         if path != last:
             shutil.rmtree(path)
     step = _step(last) if last else 0
     for file in folder.glob("*.jsonl"):
         write_text(file, "".join(json.dumps(line) + "\n" for line in read_lines(file) if line["step"] <= step))
-    return last, step
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,31 +12,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from prior import config
+from prior import config, processes, stopping
+from prior.errors import UserError
 from prior.loss import token_nll, weighted_ntp_loss
 from prior.models.attention import pack
-from prior.packing import Batch, Packer, blind_inputs, model_inputs, plan_rows
-from prior.state import append_lines, mark_whole, read_lines, rewind
+from prior.packing import Batch, Packer, blind_inputs, model_inputs, plan_rows, unlabelled
+from prior.state import append_lines, last_whole, mark_whole, read_lines, rewind
 from prior.weighting import REGISTRY, Context, Weighting, ntp
 
 LOG = "log.jsonl"
 
 
 class Rows(Dataset[Batch]):
-    """Batches in the order in which they are trained on."""
+    """Batches in the order in which they are trained on, dealt out to the processes one by one.
+
+    So that each has as many, the last round is filled up with rows that carry no label and weigh nothing.
+    """
 
     def __init__(self, plan: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Batch]) -> None:
         self.plan = plan
         self.make = make
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return -(-len(self.plan) // processes.count()) * processes.count()
 
     def __getitem__(self, index: int) -> Batch:
+        if index >= len(self.plan):
+            return unlabelled(self.make(self.plan[0]))
         return self.make(self.plan[index])
 
 
@@ -52,7 +61,8 @@ class Loop(Trainer):
         self._loss_shifts_labels = False
         self.loss_is_scaled_for_ga = True
         self.log_file = Path(str(self.args.output_dir)) / LOG
-        self.tokens_seen = 0
+        # Of this process; what was seen before an interruption was seen by all.
+        self.tokens_seen = self.tokens_before = 0
         self.watched: dict[str, list[float]] = {}
         self.started = time.monotonic()
 
@@ -67,10 +77,21 @@ class Loop(Trainer):
         save_model(self.accelerator.unwrap_model(self.model), str(folder / "model.safetensors"))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_whole(folder)
+        # A full disk is an OSError to Python, a RuntimeError to torch and an error of its own kind to safetensors.
+        except Exception as error:
+            free = shutil.disk_usage(folder.parent).free
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{folder} cannot be written ({reason}; {free / 2**20:.0f} MiB were free on its disk); "
+                "make room and start again: what was saved before is whole, and training goes on from there"
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"), strict=True)
@@ -84,18 +105,34 @@ class Loop(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" not in logs:
             return
-        means = {name: total / count if count else None for name, (total, count) in self.watched.items()}
+        watched, tokens = self._of_all_processes()
+        means = {name: total / count if count else None for name, (total, count) in watched.items()}
         self.watched.clear()
+        if not processes.first():
+            return
         line = {
             "step": self.state.global_step,
             **means,
             "objective": logs["loss"],
             "grad_norm": logs.get("grad_norm"),
             "lr": logs["learning_rate"],
-            "tokens": self.tokens_seen,
+            "tokens": tokens,
             "seconds": round(time.monotonic() - self.started, 3),
         }
         append_lines(self.log_file, [line])
+
+    def _of_all_processes(self) -> tuple[dict[str, list[float]], int]:
+        """What is watched and the tokens seen, summed over the processes."""
+        if processes.count() == 1:
+            return dict(self.watched), self.tokens_seen
+        parts = gather_object([(self.watched, self.tokens_seen - self.tokens_before)])
+        watched: dict[str, list[float]] = {}
+        for part, _ in parts:
+            for name, (total, count) in part.items():
+                kept = watched.setdefault(name, [0.0, 0.0])
+                kept[0] += total
+                kept[1] += count
+        return watched, self.tokens_before + sum(tokens for _, tokens in parts)
 
 
 class CaptionLoop(Loop):
@@ -141,6 +178,15 @@ class CaptionLoop(Loop):
         return (loss, outputs) if return_outputs else loss
 
 
+class StopWhenAsked(TrainerCallback):
+    """Saves and stops after the step in which one of the processes was asked to."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        asked = processes.any_of(stopping.reason() is not None, args.device)
+        if asked and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+
+
 class AtSteps(TrainerCallback):
     """Calls a function with the step number after given steps, the model being in evaluation mode."""
 
@@ -149,18 +195,29 @@ class AtSteps(TrainerCallback):
         self.action = action
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if state.global_step in self.steps:
+        if state.global_step in self.steps and processes.first():
             model.eval()
             self.action(state.global_step)
             model.train()
 
 
 def arguments(settings: config.Training, state_dir: Path, seed: int, steps: int) -> TrainingArguments:
-    """Trainer's arguments for one run of so many steps; `state_dir` holds private checkpoints for resuming."""
+    """Trainer's arguments for one run of so many steps; `state_dir` holds private checkpoints for resuming.
+
+    Raises
+    ------
+    UserError
+        If the rows of a step cannot be dealt out evenly to the processes.
+    """
+    if settings.rows_per_step % processes.count():
+        raise UserError(
+            f"rows_per_step {settings.rows_per_step} cannot be dealt out to {processes.count()} processes; "
+            "make it a multiple of their number"
+        )
     return TrainingArguments(
         output_dir=str(state_dir),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.rows_per_step,
+        gradient_accumulation_steps=settings.rows_per_step // processes.count(),
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -214,10 +271,15 @@ def train(
     Returns
     -------
     The number of optimizer steps taken.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to stop (see `prior.stopping`); it has been saved and goes on from there when called again.
     """
     pack(model)
     rows = Rows(plan_rows(packer.lengths(order.tolist()), order, settings.row_tokens), packer.row)
-    steps = -(-len(rows) // settings.rows_per_step)
+    steps = -(-len(rows.plan) // settings.rows_per_step)
     callbacks = [AtSteps(*at_steps(steps))] if at_steps else []
     kind = objective.kind if objective else "ntp"
     loop = CaptionLoop(
@@ -229,17 +291,38 @@ def train(
         callbacks=callbacks,
     )
     resume(loop)
-    if loop.state.global_step != steps:
-        raise RuntimeError(f"training stopped at step {loop.state.global_step} of {steps}")
     return steps
 
 
 def resume(loop: Loop) -> None:
-    """Run the loop, from the last whole private checkpoint if there is one."""
-    checkpoint, _ = rewind(loop.log_file.parent)
+    """Run the loop to its end, from the last whole private checkpoint if there is one.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to stop, and has been saved.
+    """
+    folder = loop.log_file.parent
+    if processes.first():
+        rewind(folder)
+    processes.wait()
+    checkpoint = last_whole(folder)
     logged = read_lines(loop.log_file)
-    loop.tokens_seen = logged[-1]["tokens"] if logged else 0
-    loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    loop.tokens_seen = loop.tokens_before = logged[-1]["tokens"] if logged else 0
+    loop.add_callback(StopWhenAsked())
+    if checkpoint and processes.first():
+        print(f"going on from {checkpoint}", file=sys.stderr, flush=True)
+    try:
+        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        # What is said next begins on a line of its own.
+        for callback in loop.callback_handler.callbacks:
+            if bar := getattr(callback, "training_bar", None):
+                bar.close()
+    step, steps = loop.state.global_step, loop.state.max_steps
+    if step < steps:
+        why = stopping.reason() or "another process was asked to stop"
+        raise stopping.Stopped(f"{folder}: saved after step {step} of {steps} ({why})")
 
 
 def _only(batch: list[Batch]) -> Batch:

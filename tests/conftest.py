@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.end_to_end.running import snakemake
+
 WORDS = [
     "a",
     "red",
@@ -130,3 +132,13 @@ def lvlm(arch: str, tokenizer: Any, llm: Path, vision: Path) -> Any:
     from prior.config import Architectures
 
     return models.build(arch, getattr(Architectures(), arch), tokenizer, llm, vision, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of the preset `tiny`, made once: its folder, and the preset in it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    preset = folder / "mine.yaml"
+    preset.write_text("extends: tiny\n")
+    snakemake(folder, str(preset))
+    return folder, str(preset)

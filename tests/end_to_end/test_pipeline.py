@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,52 +16,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.end_to_end.running import ROOT, command, planned, refused, snakemake
+
 PHOTOS = os.environ.get("PRIOR_PHOTOS")
-
-
-def command(folder: Path, preset: str, *more: str) -> list[str]:
-    program = str(Path(sys.executable).with_name("snakemake"))
-    return [
-        program, "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), "--cores", "2",
-        "--rerun-incomplete", "--show-failed-logs", *more, "--config", f"preset={preset}",
-    ]  # fmt: skip
-
-
-def snakemake(folder: Path, preset: str, *more: str) -> str:
-    done = subprocess.run(command(folder, preset, *more), capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-def refused(folder: Path, preset: str, *more: str) -> list[str]:
-    """What is said, line by line, by a command that stops at a user's mistake."""
-    done = subprocess.run(command(folder, preset, *more), capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2, done.stdout[-6000:] + done.stderr[-6000:]
-    return done.stderr.splitlines()
-
-
-def planned(folder: Path, preset: str, *targets: str) -> dict[str, str]:
-    """Rules that a dry run would execute, each with all that it would write."""
-    listed = snakemake(folder, preset, *targets, "--dry-run", "--quiet", "host", "progress")
-    outputs: dict[str, str] = {}
-    rule = ""
-    for line in listed.splitlines():
-        if line.startswith(("rule ", "localrule ")):
-            rule = line.split()[1].rstrip(":")
-            outputs.setdefault(rule, "")
-        elif line.startswith("    output: "):
-            outputs[rule] += line
-    return outputs
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("tiny")
-    preset = folder / "mine.yaml"
-    preset.write_text("extends: tiny\n")
-    snakemake(folder, str(preset))
-    return folder, str(preset)
 
 
 def test_every_result_is_there(tiny: tuple[Path, str]) -> None:

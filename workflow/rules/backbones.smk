@@ -6,6 +6,8 @@ rule tokenizer:
         directory(R / "tokenizer"),
     log:
         R / "logs/backbones/tokenizer.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(preset.tokenizer),
     shell:
@@ -21,12 +23,14 @@ rule llm:
         directory(R / "backbones/llm"),
     log:
         R / "logs/backbones/llm.log",
-    threads: getattr(preset.backbones.llm, "threads", 1)
+    threads: preset.threads("llm")
+    resources:
+        **asks("llm"),
     params:
         settings=digest(preset.backbones.llm),
         state=R / ".state/llm",
     shell:
-        'prior backbone llm --preset "$PRESET" --text-only {input.text_only} --tokenizer {input.tokenizer} '
+        '{resources.launch} backbone llm --preset "$PRESET" --text-only {input.text_only} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"
 
 
@@ -38,10 +42,12 @@ rule vision:
         directory(R / "backbones/vision"),
     log:
         R / "logs/backbones/vision.log",
-    threads: getattr(preset.backbones.vision, "threads", 1)
+    threads: preset.threads("vision")
+    resources:
+        **asks("vision"),
     params:
         settings=digest(preset.backbones.vision),
         state=R / ".state/vision",
     shell:
-        'prior backbone vision --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
+        '{resources.launch} backbone vision --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"

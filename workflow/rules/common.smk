@@ -8,6 +8,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from cluster.manners import prepare, refuse_beside_orphans
+from cluster.requests import check, request
+from cluster.settings import load_cluster
 from eval.benchmarks import check_benchmarks, is_official
 from eval.checkpoints import prediction_file
 from prior.config import FolderCorpus, digest, parse_run
@@ -48,10 +51,12 @@ try:
     FETCHED = [name for name in BENCHMARKS if is_official(name, preset)]
     CAPTIONED = [name for name in BENCHMARKS if preset.benchmarks[name].answer == "caption"]
     CHECKOUT = Path(workflow.basedir)
+    CLUSTER = load_cluster(Path(os.environ.get("PRIOR_CLUSTER", CHECKOUT / "workflow/profiles/slurm/cluster.yaml")))
     VLMEVALKIT = Path(config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python"))
     for _name, _path in {**corpus_paths(preset.corpus), **benchmark_paths(preset, FETCHED, CAPTIONED)}.items():
         if not _path.exists():
             raise UserError(f"{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
+    check(preset, CLUSTER)
     if BENCHMARKS and not shutil.which(VLMEVALKIT):
         raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
 except UserError as error:
@@ -64,14 +69,18 @@ PAPER = CHECKOUT / "results/paper"
 
 
 # Only with `--sdm apptainer`: the system inside which `make` has made the environments.
-container: "docker://python:3.11-bookworm"
+container: CLUSTER.container or "docker://python:3.11-bookworm"
+
+
+# Modules and the like are for the nodes of a cluster.
+SETUP = "".join(f"{line}; " for line in CLUSTER.setup) if "SLURM_JOB_ID" in os.environ else ""
 
 
 # Jobs find this environment's programs also where it was not activated. A job's number of threads is part of its
 # result: it is fixed by the preset, whatever the machine offers.
 # Places are variables and no parameters, so that a preset or a checkout that was moved does not redo anything.
 shell.prefix(
-    f"set -euo pipefail; export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false "
+    f"set -euo pipefail; {SETUP}export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false "
     f"PRESET={shlex.quote(PRESET)} KIT={shlex.quote(str(VLMEVALKIT))} CACHE={shlex.quote(str(CHECKOUT / '.cache'))}; "
 )
 
@@ -117,6 +126,11 @@ def pictures_state():
                 status = os.stat(path)
                 state.update(f"{path}\n{status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
+
+
+def asks(kind):
+    """What a rule asks a cluster for, and how a training is launched on it: resources, so that they redo nothing."""
+    return request(preset, kind, CLUSTER)
 
 
 def told(paths, mark):
@@ -238,3 +252,6 @@ def measures():
         return BENCHMARKS
     parts = [f"{name}/{part}" for name in BENCHMARKS if name not in CAPTIONED for part in (*RUNS, "baseline")]
     return [*parts, *CAPTIONED]
+
+
+prepare(workflow, lambda logs: told(logs, "error: "))

@@ -7,6 +7,8 @@ rule corpus:
         R / "logs/corpus/{split}.log",
     wildcard_constraints:
         split="train|val|text_only",
+    resources:
+        **asks("small"),
     params:
         settings=lambda w: digest(corpus_settings(w.split)),
         pictures=lambda w: pictures_state(),
@@ -19,6 +21,8 @@ rule questions:
         R / "corpus/questions.jsonl",
     log:
         R / "logs/corpus/questions.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(
             {

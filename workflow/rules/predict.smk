@@ -8,6 +8,8 @@ rule prompts:
     log:
         R / "logs/benchmarks/{benchmark}.prompts.log",
     priority: 100
+    resources:
+        **asks("small"),
     params:
         answer=lambda w: preset.benchmarks[w.benchmark].answer,
         official=official_option,
@@ -29,7 +31,9 @@ for number, batch in enumerate(BATCHES):
             [each_seed(path) for name in batch for path in predictions(name)],
         log:
             R / f"logs/predict/{CELL}.{number}.log",
-        threads: preset.evaluation.threads
+        threads: preset.threads("predict")
+        resources:
+            **asks("predict"),
         params:
             settings=digest(
                 {

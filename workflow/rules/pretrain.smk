@@ -6,7 +6,9 @@ rule pretrain:
     log:
         R / f"logs/pretrain/{CELL}.log",
     priority: largest_first
-    threads: preset.pretrain.threads
+    threads: preset.threads("pretrain")
+    resources:
+        **asks("pretrain"),
     params:
         settings=lambda w: digest(
             {
@@ -24,6 +26,6 @@ rule pretrain:
             f"--{name} {input[name]}" for name in ("vision", "scores") if name in input.keys()
         ),
     shell:
-        'prior pretrain --preset "$PRESET" {params.runs} '
+        '{resources.launch} pretrain --preset "$PRESET" {params.runs} '
         "--train {input.train} --val {input.val} --tokenizer {input.tokenizer} --llm {input.llm} {params.optional} "
         "--runs {params.folder} --state {params.state} > {log} 2>&1"

@@ -9,13 +9,16 @@ rule reference:
         directory(R / "reference/base"),
     log:
         R / "logs/reference/base.log",
-    threads: preset.reference.training.threads
+    threads: preset.threads("reference")
+    resources:
+        **asks("reference"),
     params:
         settings=digest(preset.reference),
         state=R / ".state/reference",
     shell:
-        'prior reference --preset "$PRESET" --train {input.train} --val {input.val} --text-only {input.text_only} '
-        "--tokenizer {input.tokenizer} --llm {input.llm} --out {output} --state {params.state} > {log} 2>&1"
+        '{resources.launch} reference --preset "$PRESET" --train {input.train} --val {input.val} '
+        "--text-only {input.text_only} --tokenizer {input.tokenizer} --llm {input.llm} --out {output} "
+        "--state {params.state} > {log} 2>&1"
 
 
 rule scores:
@@ -27,7 +30,9 @@ rule scores:
         R / "scores/base.arrow",
     log:
         R / "logs/scores/base.log",
-    threads: preset.reference.training.threads
+    threads: preset.threads("scores")
+    resources:
+        **asks("scores"),
     params:
         settings=digest({"cross_fit": preset.reference.cross_fit, "seed": preset.reference.seed}),
     shell:

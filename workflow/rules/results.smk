@@ -7,6 +7,8 @@ rule metrics:
         item_rows=R / "items.parquet",
     log:
         R / "logs/metrics.log",
+    resources:
+        **asks("small"),
     params:
         results=R,
         measures=[f"--measure {part}" for part in measures()],
@@ -24,6 +26,8 @@ rule sources:
         R / "benchmarks.csv",
     log:
         R / "logs/benchmarks.log",
+    resources:
+        **asks("small"),
     params:
         benchmarks=R / "benchmarks",
         settings=digest(preset.benchmarks),
@@ -38,6 +42,8 @@ rule fits:
         R / "fits.json",
     log:
         R / "logs/fits.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(preset.statistics),
     shell:
@@ -54,6 +60,8 @@ rule words:
         tokens=R / "tokens.parquet",
     log:
         R / "logs/words.log",
+    resources:
+        **asks("small"),
     shell:
         "python -m eval words --scores {input.scores} --train {input.train} --tokenizer {input.tokenizer} "
         "--out {output.words} --tokens {output.tokens} > {log} 2>&1"
@@ -72,6 +80,8 @@ rule tables:
         directory(R / "tables"),
     log:
         R / "logs/tables.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(preset.statistics),
     shell:
@@ -91,6 +101,8 @@ rule plots:
         directory(R / "figures"),
     log:
         R / "logs/figures.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(preset.statistics),
     shell:
@@ -114,6 +126,8 @@ rule report:
         provenance=R / "provenance.yaml",
     log:
         R / "logs/report.log",
+    resources:
+        **asks("small"),
     params:
         results=R,
     shell:

@@ -11,6 +11,8 @@ rule score:
         R / f"logs/score/{MEASURE}.log",
     wildcard_constraints:
         benchmark=either(name for name in BENCHMARKS if name not in CAPTIONED),
+    resources:
+        **asks("small"),
     params:
         results=R,
         options=score_options,
@@ -30,6 +32,8 @@ if not preset.seeds_together:
             item_rows=R / "measures/{benchmark}/baseline.parquet",
         log:
             R / "logs/score/{benchmark}/baseline.log",
+        resources:
+            **asks("small"),
         params:
             results=R,
             official=official_option,
@@ -54,6 +58,8 @@ rule score_captions:
         R / "logs/score/{benchmark}.log",
     wildcard_constraints:
         benchmark=either(CAPTIONED),
+    resources:
+        **asks("small"),
     params:
         results=R,
         checkpoints=[f"--checkpoint {run}/pretrain/final" for run in RUNS],

@@ -3,6 +3,8 @@ rule benchmark_binding:
         R / "benchmarks/Binding.tsv",
     log:
         R / "logs/benchmarks/Binding.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("Binding")}),
     shell:

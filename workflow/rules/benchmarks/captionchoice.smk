@@ -5,6 +5,8 @@ rule benchmark_captionchoice:
         R / "benchmarks/CaptionChoice.tsv",
     log:
         R / "logs/benchmarks/CaptionChoice.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest(preset.benchmarks.get("CaptionChoice")),
     shell:

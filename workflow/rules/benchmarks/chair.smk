@@ -6,6 +6,8 @@ rule benchmark_chair:
         synonyms=R / "benchmarks/CHAIR.synonyms.txt",
     log:
         R / "logs/benchmarks/CHAIR.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("CHAIR")}),
         val=lambda w, input: f"--val {input.val}" if "val" in input.keys() else "",

@@ -5,5 +5,7 @@ rule benchmark_dots:
         R / "benchmarks/Dots.tsv",
     log:
         R / "logs/benchmarks/Dots.log",
+    resources:
+        **asks("small"),
     shell:
         "cp {input} {output} 2> {log}"

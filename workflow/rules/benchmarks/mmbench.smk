@@ -3,6 +3,8 @@ rule benchmark_mmbench:
         R / "benchmarks/MMBench.tsv",
     log:
         R / "logs/benchmarks/MMBench.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MMBench")}),
     shell:

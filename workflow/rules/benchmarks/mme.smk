@@ -3,6 +3,8 @@ rule benchmark_mme:
         R / "benchmarks/MME.tsv",
     log:
         R / "logs/benchmarks/MME.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MME")}),
     shell:

@@ -3,6 +3,8 @@ rule benchmark_mmstar:
         R / "benchmarks/MMStar.tsv",
     log:
         R / "logs/benchmarks/MMStar.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("MMStar")}),
     shell:

@@ -3,6 +3,8 @@ rule benchmark_pope:
         R / "benchmarks/POPE.tsv",
     log:
         R / "logs/benchmarks/POPE.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("POPE")}),
     shell:

@@ -3,6 +3,8 @@ rule benchmark_seedbench:
         R / "benchmarks/SEEDBench.tsv",
     log:
         R / "logs/benchmarks/SEEDBench.log",
+    resources:
+        **asks("small"),
     params:
         settings=digest({"corpus": corpus_settings(), "benchmark": preset.benchmarks.get("SEEDBench")}),
     shell:

@@ -1,0 +1,47 @@
+"""One run on several processes, as torchrun starts them: which of them this is, and who writes files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first() -> bool:
+    """Whether this process is the one that writes files and speaks to SLURM; alone it always is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def join() -> None:
+    """Meet the other processes of this run; to be called before any of them waits for another."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if count() > 1:
+        torch.distributed.barrier()
+
+
+def any_of(value: bool, device: torch.device) -> bool:
+    """Whether it is true in any of the processes, so that all decide alike."""
+    if count() == 1:
+        return value
+    total = torch.tensor([float(value)], device=device)
+    torch.distributed.all_reduce(total)
+    return bool(total.item())
+
+
+def first_only(context: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+    """A context that the first process enters and the others do without."""
+    return context() if first() else nullcontext()
