@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import psutil
 
 from prior import slurm, stopping
 from prior.errors import UserError
-from prior.files import write_text
 
 # Seconds between looks at the lock, by its owner and by those who wait for it.
 INTERVAL = 1.0
@@ -58,14 +57,15 @@ def _acquire(file: Path, me: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
-        if _link(file, me):
+        # Unlike opening a new file, linking one is atomic on network file systems, and its content is there.
+        if _put(file, me, os.link):
             return
         owner = _owner(file)
         if owner is None:
             continue
         if not _lives(file, owner, me):
             print(f"{file.parent}: taking the place of {_name(owner)}, which left it unfinished", file=sys.stderr)
-            write_text(file, json.dumps(me))
+            _put(file, me, os.replace)
             # The former owner, should it live after all, and any other successor have seen it by then and are gone.
             time.sleep(3 * INTERVAL)
             if _owner(file) == me:
@@ -79,13 +79,12 @@ def _acquire(file: Path, me: dict[str, Any]) -> None:
         time.sleep(INTERVAL)
 
 
-def _link(file: Path, me: dict[str, Any]) -> bool:
-    """Write the lock if there is none; whether there was none."""
+def _put(file: Path, me: dict[str, Any], how: Callable[[Path, Path], None]) -> bool:
+    """Put a lock in its place as a whole; False if that is for an empty place, and there is one."""
     own = file.with_name(f"{file.name}.{me['id']}")
     try:
         own.write_text(json.dumps(me), encoding="utf-8")
-        # Unlike opening a new file, linking one is atomic on network file systems, and its content is there.
-        os.link(own, file)
+        how(own, file)
         return True
     except FileExistsError:
         return False

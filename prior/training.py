@@ -214,7 +214,7 @@ def arguments(settings: config.Training, state_dir: Path, seed: int, steps: int)
             f"rows_per_step {settings.rows_per_step} cannot be dealt out to {processes.count()} processes; "
             "make it a multiple of their number"
         )
-    return TrainingArguments(
+    trainer = TrainingArguments(
         output_dir=str(state_dir),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=settings.rows_per_step // processes.count(),
@@ -237,8 +237,12 @@ def arguments(settings: config.Training, state_dir: Path, seed: int, steps: int)
         label_names=["labels"],
         report_to=[],
         seed=seed,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # Where Trainer does not notice the others, each process would train on everything by itself.
+    assert trainer.world_size == processes.count(), "Trainer sees another number of processes"
+    return trainer
 
 
 def train(
