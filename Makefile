@@ -65,7 +65,7 @@ env: $(MAIN) $(SCORER) ## Install what a run needs
 
 clean: ## Remove environments and caches; results stay
 	rm -rf .venv .venv-vlmevalkit .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache prior_vlm.egg-info
-	find prior eval tests workflow -name __pycache__ -prune -exec rm -rf {} +
+	find prior eval cluster tests workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(MAIN): envs/main.txt pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "make: Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(or $(PYTHON),false) --version 2>/dev/null || echo not there); name another with make PYTHON=/path/to/python3.11" >&2; exit 2; }

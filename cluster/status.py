@@ -90,7 +90,7 @@ def real_command() -> str | None:
     """The cluster's own command."""
     for folder in os.environ["PATH"].split(os.pathsep):
         path = Path(folder, "sacct")
-        if path.is_file() and os.access(path, os.X_OK) and Path(folder) != OURS:
+        if path.is_file() and os.access(path, os.X_OK) and Path(folder).resolve() != OURS:
             return str(path)
     return None
 

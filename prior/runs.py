@@ -230,7 +230,7 @@ def _describe(
 def commit() -> str:
     """The git commit of the code, with ``-dirty`` where code differs from it; 'unknown' outside of a checkout."""
     root = Path(__file__).resolve().parent.parent
-    code = [path for path in ("prior", "eval", "workflow", "Snakefile") if (root / path).exists()]
+    code = [path for path in ("prior", "eval", "cluster", "workflow", "Snakefile") if (root / path).exists()]
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
         changed = _git(root, "status", "--porcelain", "--", *code)

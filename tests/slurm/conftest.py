@@ -10,7 +10,9 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,19 @@ INJECTED: Counter[str] = Counter()
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    with started() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def accounted() -> Iterator[Cluster]:
+    """Another one, with accounting."""
+    with started(port=16900, accounting=True) as cluster:
+        yield cluster
+
+
+@contextmanager
+def started(**options: Any) -> Iterator[Cluster]:
     if os.environ.get("PRIOR_SLURM"):
         if missing():
             install()
@@ -30,7 +45,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(f"{why}; PRIOR_SLURM=1 installs it with apt-get")
     # Not in pytest's folder, which is closed to others: munge wants a path that is open to all.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = Cluster(Path(folder))
+        cluster = Cluster(Path(folder), **options)
         try:
             cluster.start()
             yield cluster

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from safetensors.torch import load_file
 
 from tests.end_to_end.running import ROOT
@@ -112,31 +111,34 @@ def test_a_users_mistake_is_not_tried_again(make: Make) -> None:
     assert "Trying to restart" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "state,told",
-    [("CANCELLED by 0", "CANCELLED"), ("COMPLETED", "COMPLETED"), ("", "UNKNOWN")],
-)
-def test_the_status_of_jobs_that_the_controller_has_dropped(
-    tmp_path: Path, cluster: Cluster, state: str, told: str
-) -> None:
-    """Accounting tells; what it does not know either has ended. Whatever else is asked of sacct goes through."""
-    run = f"prior_{state.split()[0] if state else 'none'}"
-    job = cluster.run("sbatch", "--parsable", "-J", run, "-o", "/dev/null", "--wrap", "sleep 2").strip()
-    real = tmp_path / "sacct"
-    real.write_text(f"#!/bin/sh\necho '99999|{state}'\n" if state else "#!/bin/sh\necho no accounting >&2; exit 1\n")
-    real.chmod(0o755)
-    path = f"{ROOT}/workflow/profiles/slurm/bin:{tmp_path}:{os.environ['PATH']}"
-    env = {**cluster.env, "PATH": path, "PRIOR_PYTHON": sys.executable, "PRIOR_POLL_SECONDS": "0.2"}
+def test_the_status_of_jobs_that_the_controller_has_forgotten(tmp_path: Path, accounted: Cluster) -> None:
+    """Accounting tells, and what it does not know either has ended; without any, every question has an answer."""
+    path = f"{ROOT}/workflow/profiles/slurm/bin{os.pathsep}{accounted.env['PATH']}"
+    env = {**accounted.env, "PATH": path, "PRIOR_PYTHON": sys.executable, "PRIOR_POLL_SECONDS": "0.2"}
 
-    def sacct(*arguments: str) -> list[str]:
-        call = ["sacct", *arguments]
-        return subprocess.run(call, env=env, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split(
-            "\n"
-        )
+    def status(*arguments: str) -> list[str]:
+        # As the plugin asks.
+        call = ["sacct", "-X", "--parsable2", "--noheader", "--format=JobIdRaw,State", *arguments]
+        done = subprocess.run(call, env=env, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return sorted(done.stdout.splitlines())
 
+    def submit(command: str) -> str:
+        call = ["sbatch", "--parsable", "--job-name=prior_run", "--output=/dev/null", f"--wrap={command}"]
+        return accounted.run(*call).strip()
+
+    long, short = submit("sleep 600"), submit("sleep 2")
     # It waits until there is something to tell.
-    assert f"{job}|COMPLETED" in sacct("-X", "--name", run)
-    memory = tmp_path / ".snakemake/slurm_jobs" / f"{run}.json"
-    memory.write_text(json.dumps(json.loads(memory.read_text()) | {"99999": False}))
-    assert f"99999|{told}" in sacct("-X", "--name", run)
-    assert sacct("-j", "1")[0] == (f"99999|{state}" if state else "")
+    assert status("--name", "prior_run") == sorted([f"{long}|RUNNING", f"{short}|COMPLETED"])
+    accounted.run("scancel", long)
+    assert status("--name", "prior_run") == sorted([f"{long}|CANCELLED", f"{short}|COMPLETED"])
+    recorded = ["sacct", "-X", "--parsable2", "--noheader", "--format=JobIdRaw,State", "--name", "prior_run"]
+    accounted.wait("accounting", lambda: f"{long}|CANCELLED by 0" in accounted.run(*recorded))
+    accounted.forget()
+    # Snakemake was not there when the job ended, or another one that accounting has never heard of.
+    (memory,) = (tmp_path / ".snakemake/slurm_jobs").iterdir()
+    memory.write_text(json.dumps({long: False, "99999": False}))
+    assert status("--name", "prior_run") == sorted([f"{long}|CANCELLED", "99999|UNKNOWN"])
+    # Whatever else is asked goes through.
+    assert status("-j", long) == [f"{long}|CANCELLED by 0"]
+    accounted.end("slurmdbd")
+    assert status("-j", long) == []
