@@ -51,7 +51,7 @@ rule figures:
 
 
 onstart:
-    refuse_beside_orphans()
+    refuse_beside_orphans(workflow)
     write_batches()
 
 

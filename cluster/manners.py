@@ -15,7 +15,6 @@ from typing import Any
 from snakemake.logging import logger
 
 from cluster.status import OURS
-from prior.slurm import describe
 
 # With this the names of all its jobs begin; the profile says it to the plugin.
 PREFIX = "prior_"
@@ -36,7 +35,8 @@ def prepare(workflow: Any, mistakes: Callable[[Iterable[str]], list[str]]) -> No
 class _NoRetryOfMistakes(logging.Handler):
     """Takes a rule's retries away when one of its jobs met a user's mistake, which no retry mends.
 
-    Snakemake reports a failed job before it asks whether to restart it, and has no setting for this.
+    Snakemake reports a failed job before it asks whether to restart it, and has no setting for this. Other jobs of the
+    rule lose theirs, too: after a failure no more are started anyway.
     """
 
     def __init__(self, workflow: Any, mistakes: Callable[[Iterable[str]], list[str]]) -> None:
@@ -51,18 +51,19 @@ class _NoRetryOfMistakes(logging.Handler):
             self.workflow.get_rule(rule).restart_times = 0
 
 
-def refuse_beside_orphans() -> None:
+def refuse_beside_orphans(workflow: Any) -> None:
     """End with one line if jobs of an earlier Snakemake still work in this folder: their files would be written twice.
 
     A Snakemake that was killed cannot cancel its jobs. They go on, and what they finish is kept.
     """
     if not shutil.which("squeue"):
         return
-    asked = subprocess.run(["squeue", "--noheader", "--me", "--format=%i|%j"], capture_output=True, text=True)
-    ours = [job for job, name in (line.split("|", 1) for line in asked.stdout.splitlines()) if name.startswith(PREFIX)]
-    # The plugin's logs lie in the folder that it works in.
-    here = f"{Path.cwd()}{os.sep}"
-    jobs = [job for job in ours if ((describe(job) or {}).get("StdOut") or "").startswith(here)]
+    asked = subprocess.run(["squeue", "--noheader", "--me", "--format=%i|%j|%Z"], capture_output=True, text=True)
+    if asked.returncode and not workflow.local_exec:
+        print(f"error: squeue does not answer ({asked.stderr.strip()}); start again when it does", file=sys.stderr)
+        sys.exit(2)
+    rows = (line.split("|", 2) for line in asked.stdout.splitlines())
+    jobs = [job for job, name, folder in rows if name.startswith(PREFIX) and folder == workflow.workdir_init]
     if jobs:
         print(
             f"error: jobs {' '.join(jobs)} of an earlier Snakemake still work here; wait for their end (what they "

@@ -23,19 +23,30 @@ Resource = int | str | Callable[..., int]
 
 
 def check(preset: Preset, cluster: Cluster) -> None:
-    """Refuse requests that no node of the cluster can grant.
+    """Refuse requests that the cluster cannot grant, and processes among which rows cannot be dealt out.
 
     Raises
     ------
     UserError
-        Naming the job, what it asks for and what a node has.
+        Naming the job, what it asks for and what there is.
     """
     for kind in Jobs.model_fields:
-        job = getattr(preset.jobs, kind)
-        node = cluster.node_of(job.gpus)
+        job: Job = getattr(preset.jobs, kind)
+        if kind not in TRAININGS and job.minutes > (longest := cluster.max_minutes or job.minutes):
+            raise UserError(
+                f"preset '{preset.name}': {kind} asks for {job.minutes} minutes, but the cluster file says that jobs "
+                f"may have {longest}; lower jobs.{kind}.minutes, or mend the cluster file"
+            )
+        count = job.nodes * job.processes_per_node if isinstance(job, ParallelJob) else 1
+        if (rows := preset.rows_per_step(kind)) % count:
+            raise UserError(
+                f"preset '{preset.name}': {kind} asks for {count} processes, among which its {rows} rows per step "
+                f"cannot be dealt out; make rows_per_step a multiple of {count}, or change jobs.{kind}"
+            )
+        node = cluster.node_of(job.gpus_per_node)
         if node is None:
             continue
-        asked = {"gpus": job.gpus, "memory_gb": job.memory_gb, "cpus": _cpus(job, preset.threads(kind))}
+        asked = {"gpus": job.gpus_per_node, "memory_gb": job.memory_gb, "cpus": _cpus(job, preset.threads(kind))}
         for name, value in asked.items():
             if value > (most := getattr(node, name)):
                 remedy = "use fewer threads or processes" if name == "cpus" else f"lower jobs.{kind}.{name}"
@@ -46,10 +57,13 @@ def check(preset: Preset, cluster: Cluster) -> None:
 
 
 def request(preset: Preset, kind: str, cluster: Cluster) -> dict[str, Resource]:
-    """The resources of a rule whose jobs are of a kind (see `prior.config.Jobs`)."""
+    """The resources of a rule whose jobs are of a kind (see `prior.config.Jobs`), as its keyword arguments.
+
+    What grows with the attempt is a function of wildcards and attempt.
+    """
     job: Job = getattr(preset.jobs, kind)
     chained = kind in TRAININGS
-    node = cluster.node_of(job.gpus)
+    node = cluster.node_of(job.gpus_per_node)
 
     def mem_mb(wildcards: Any, attempt: int) -> int:
         """More with every attempt, up to what a node has."""
@@ -64,15 +78,15 @@ def request(preset: Preset, kind: str, cluster: Cluster) -> dict[str, Resource]:
     found: dict[str, Resource | None] = {
         "mem_mb": mem_mb,
         "runtime": runtime,
-        "gpu": job.gpus,
+        "gpu": job.gpus_per_node,
         # Left to itself, SLURM may find the GPUs of a job on several nodes.
-        "nodes": 1 if job.gpus else None,
+        "nodes": 1 if job.gpus_per_node else None,
         "cpus_per_task": _cpus(job, preset.threads(kind)),
-        "slurm_partition": cluster.gpu_partition or cluster.partition if job.gpus else cluster.partition,
+        "slurm_partition": cluster.gpu_partition or cluster.partition if job.gpus_per_node else cluster.partition,
         "slurm_account": cluster.account,
         "qos": cluster.qos,
-        "constraint": cluster.gpu_constraint or cluster.constraint if job.gpus else cluster.constraint,
-        "gpu_model": cluster.gpu_model if job.gpus else None,
+        "constraint": cluster.gpu_constraint or cluster.constraint if job.gpus_per_node else cluster.constraint,
+        "gpu_model": cluster.gpu_model if job.gpus_per_node else None,
     }
     if chained:
         found["launch"] = launcher(preset, kind)
@@ -96,11 +110,11 @@ def launcher(preset: Preset, kind: str) -> str:
     On several nodes the first of them is where processes meet, at a port that follows from the job's id.
     """
     job: Job = getattr(preset.jobs, kind)
-    if not isinstance(job, ParallelJob) or job.nodes * job.per_node == 1:
+    if not isinstance(job, ParallelJob) or job.nodes * job.processes_per_node == 1:
         return "exec prior"
     # After `--` torchrun leaves arguments alone, which it else takes for abbreviations of its own.
     # It does not know the signal of the warning, which is for the processes that it starts.
-    torchrun = f"trap '' USR1; exec torchrun --nproc-per-node={job.per_node}"
+    torchrun = f"trap '' USR1; exec torchrun --nproc-per-node={job.processes_per_node}"
     if job.nodes == 1:
         return f"{torchrun} --standalone -m -- prior.cli"
     meet = (
@@ -115,4 +129,4 @@ def launcher(preset: Preset, kind: str) -> str:
 
 
 def _cpus(job: Job, threads: int) -> int:
-    return threads * (job.per_node if isinstance(job, ParallelJob) else 1)
+    return threads * job.processes_per_node

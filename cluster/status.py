@@ -15,7 +15,10 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+from prior.files import write_text
 
 # Which jobs were seen, in the folder in which Snakemake works.
 MEMORY = Path(".snakemake/slurm_jobs")
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
         return 0
     run = arguments[arguments.index("--name") + 1]
     memory = MEMORY / f"{run}.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
+    known = remembered(memory)
     states = wait_for_news(run, known, [real, *arguments] if real else None)
     if states is None:
         return 1
@@ -47,9 +50,17 @@ def main(arguments: list[str]) -> int:
         print(f"{job}|{state}")
     # A job that was not known when the question came may be none of those that the plugin asked about.
     told = {job: state not in RUNNING and job in known for job, state in states.items()}
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps(known | told))
+    # On a full disk it is forgotten, which costs time alone.
+    with suppress(OSError):
+        write_text(memory, json.dumps(known | told))
     return 0
+
+
+def remembered(memory: Path) -> dict[str, bool]:
+    try:
+        return dict(json.loads(memory.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def wait_for_news(run: str, known: dict[str, bool], accounting: list[str] | None) -> dict[str, str] | None:
@@ -63,13 +74,14 @@ def wait_for_news(run: str, known: dict[str, bool], accounting: list[str] | None
         The command that asks the cluster's accounting for them.
     """
     end = time.monotonic() + PATIENCE
+    # Of jobs that came and went between two questions nobody else knows.
+    recorded = (asked(accounting) if accounting else None) or {}
     states = None
     while time.monotonic() < end:
         states = asked(["squeue", "--noheader", "--states=all", "--format=%i|%T", "--name", run])
         if states is not None:
-            if lost := {job for job, ended in known.items() if not ended} - set(states):
-                recorded = (asked(accounting) if accounting else None) or {}
-                states |= {job: recorded.get(job, "UNKNOWN") for job in lost}
+            lost = {job: "UNKNOWN" for job, ended in known.items() if not ended}
+            states = lost | recorded | states
             if any(state not in RUNNING and not known.get(job) for job, state in states.items()):
                 break
         time.sleep(INTERVAL)
@@ -78,7 +90,10 @@ def wait_for_news(run: str, known: dict[str, bool], accounting: list[str] | None
 
 def asked(command: list[str]) -> dict[str, str] | None:
     """Jobs and their states, in words that the plugin acts on; None if the command fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE / 3)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     if done.returncode:
         return None
     rows = (line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)

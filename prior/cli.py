@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from prior import processes, slurm, stopping
 from prior.config import Preset, ScenesCorpus, parse_run, parse_tokens
 from prior.errors import CorpusTooSmall, UserError
+from prior.files import NO_ROOM
 from prior.presets import load_preset
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(application: typer.Typer) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         where = error.filename or Path.cwd()
         print(f"error: {where}: there is no room left on its disk; make room and start again", file=sys.stderr)
@@ -54,6 +55,9 @@ def run(application: typer.Typer) -> None:
             job = slurm.own_job()
             again = f"job {job} starts again by itself" if job and slurm.requeue(job) else "start again to go on"
             print(f"{stopped}; {again}", file=sys.stderr)
+        elif slurm.own_job():
+            # A process that ends ends the others, and the first one has still to ask for the new start.
+            time.sleep(3 * slurm.PATIENCE)
         sys.exit(stopping.EXIT_CODE)
 
 
@@ -136,6 +140,8 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
     if isinstance(settings, str):
         # New embeddings are drawn from the old ones' covariance, whose last bits depend on the number of threads.
         _threads(1)
+        if not processes.first():
+            return
         with whole(out) as folder:
             hub_llm(settings, words).save_pretrained(folder)
         return
@@ -147,7 +153,8 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
 
     recipe = settings.scratch
     _training(recipe.training.threads)
-    with private(state, settings=recipe, inputs=_fingerprints(text_only, words)), whole(out) as folder:
+    made_from: dict[str, Any] = {"settings": recipe, "inputs": _fingerprints(text_only, words)}
+    with private(state, **made_from), processes.first_only(lambda: whole(out)) as folder:
         records = read_corpus(text_only)
         documents = tokenize_texts(records["id"], records["text"], words)
         model = new_llm(recipe, words)
@@ -155,6 +162,8 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
         order = repeat_order(first, recipe.training.epochs, recipe.seed)
         packer = Packer(documents, words.bos_token_id)
         train(model, packer, order, recipe.training, seed=recipe.seed, state_dir=state)
+        if folder is None:
+            return
         unpack(model)
         model.save_pretrained(folder)
         shutil.copy(state / LOG, folder)
@@ -262,6 +271,7 @@ def pretrain(
     from prior import runs as training
     from prior.corpus.store import fingerprint
     from prior.scores import align
+    from prior.state import clear
 
     settings = _load(preset)
     _training(settings.pretrain.threads)
@@ -275,10 +285,12 @@ def pretrain(
         try:
             training.pretrain(
                 parse_run(name), settings, words, llm, vision, documents, heldout, runs / name / "pretrain",
-                state / name / "pretrain", inputs,
+                state / name / "pretrain", inputs, keep=len(run) > 1,
             )  # fmt: skip
         except CorpusTooSmall as error:
             raise UserError(f"scales: {name}: {error}; add captions or lower the scale") from None
+    for name in run:
+        clear(state / name / "pretrain")
 
 
 @app.command()
@@ -295,6 +307,7 @@ def tune(
     from prior import runs as training
     from prior.corpus.store import read_corpus
     from prior.packing import tokenize_exchanges
+    from prior.state import clear
 
     settings = _load(preset)
     assert settings.tune is not None
@@ -315,8 +328,10 @@ def tune(
         inputs = _fingerprints(train, words, questions=questions, checkpoint=checkpoint)
         training.tune(
             parse_run(name), settings, checkpoint, words, documents, runs / name / "tuned", state / name / "tuned",
-            inputs,
+            inputs, keep=len(run) > 1,
         )  # fmt: skip
+    for name in run:
+        clear(state / name / "tuned")
 
 
 def _load(name: str) -> Preset:

@@ -269,21 +269,42 @@ class Job(Settings):
 
     Attributes
     ----------
-    gpus, memory_gb
+    memory_gb
         Of each node.
     minutes
         Wall-clock time. A training that needs more saves in time and is started again.
     """
 
-    gpus: Count = 0
     memory_gb: Annotated[float, Field(gt=0)] = 4.0
     minutes: Positive = 60
 
+    @property
+    def gpus_per_node(self) -> int:
+        return 0
+
+    @property
+    def processes_per_node(self) -> int:
+        return 1
+
+
+class SingleJob(Job):
+    """A job of one process, with a GPU or without."""
+
+    gpus: Annotated[int, Field(ge=0, le=1)] = 0
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.gpus
+
 
 class ParallelJob(Job):
-    """A training on several processes: one on each GPU, or `processes` on each node where there are no GPUs."""
+    """A training on several processes: one on each GPU, or `processes` on each node where there are no GPUs.
+
+    `gpus` are those of each node.
+    """
 
     nodes: Positive = 1
+    gpus: Count = 0
     processes: Positive = 1
 
     @model_validator(mode="after")
@@ -293,7 +314,11 @@ class ParallelJob(Job):
         return self
 
     @property
-    def per_node(self) -> int:
+    def gpus_per_node(self) -> int:
+        return self.gpus
+
+    @property
+    def processes_per_node(self) -> int:
         return self.gpus or self.processes
 
 
@@ -302,12 +327,12 @@ class Jobs(Settings):
 
     small: Job = Job()
     llm: ParallelJob = ParallelJob()
-    vision: Job = Job()
+    vision: SingleJob = SingleJob()
     reference: ParallelJob = ParallelJob()
-    scores: Job = Job()
+    scores: SingleJob = SingleJob()
     pretrain: ParallelJob = ParallelJob()
     tune: ParallelJob = ParallelJob()
-    predict: Job = Job()
+    predict: SingleJob = SingleJob()
 
 
 class Statistics(Settings):
@@ -428,6 +453,17 @@ class Preset(Settings):
             "tune": self.tune.training.threads if self.tune else 1,
             "predict": self.evaluation.threads,
         }.get(kind, 1)
+
+    def rows_per_step(self, kind: str) -> int:
+        """Rows of an optimizer step of a kind of job that may have several processes; 0 of the others."""
+        llm = self.backbones.llm
+        trainings = {
+            "llm": llm.scratch.training if isinstance(llm, LLM) else None,
+            "reference": self.reference.training,
+            "pretrain": self.pretrain,
+            "tune": self.tune.training if self.tune else None,
+        }
+        return training.rows_per_step if (training := trainings.get(kind)) else 0
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""

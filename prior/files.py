@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -40,6 +43,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing more can be written into a folder: its disk, a quota or a limit leaves no room."""
+    probe = folder / ".room"
+    try:
+        probe.write_bytes(bytes(2**20))
+    except OSError as error:
+        return error.errno in NO_ROOM
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
 
 
 def fingerprint(path: str | Path) -> str:

@@ -61,7 +61,11 @@ def _acquire(file: Path, me: dict[str, Any]) -> None:
         if _put(file, me, os.link):
             return
         owner = _owner(file)
+        if owner == me:
+            # Network file systems may report that a link exists when it is this one that was made.
+            return
         if owner is None:
+            time.sleep(INTERVAL / 10)
             continue
         if not _lives(file, owner, me):
             print(f"{file.parent}: taking the place of {_name(owner)}, which left it unfinished", file=sys.stderr)
@@ -124,14 +128,16 @@ def _owner(file: Path) -> dict[str, Any] | None:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise UserError(f"{file} names no process that holds it; remove this file if none is at work there") from None
 
 
 def _lives(file: Path, owner: dict[str, Any], me: dict[str, Any]) -> bool:
+    if owner["host"] == me["host"]:
+        return not _verified_dead(owner)
     if owner["job"] is not None and owner["job"] == me["job"]:
         # SLURM has started this job again: on a node that it lost sight of, the former start may go on for a while.
         return False
-    if owner["host"] == me["host"]:
-        return not _verified_dead(owner)
     if owner["job"] is None:
         raise UserError(
             f"{file}: {_name(owner)} may be at work there, which cannot be verified from {me['host']}; "

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
+
+# The first process measures and exports alone while the others wait; of one that died torchrun tells.
+PATIENCE = timedelta(days=7)
 
 
 def count() -> int:
@@ -24,7 +28,7 @@ def join() -> None:
     if count() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def wait() -> None:

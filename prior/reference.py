@@ -55,7 +55,7 @@ def train_reference(
 
     fold = folds(len(train), settings.cross_fit, settings.seed)
     quality: dict[str, Any] = {}
-    made_from = {"settings": settings, "inputs": fingerprints}
+    made_from: dict[str, Any] = {"settings": settings, "inputs": fingerprints}
     with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
         for k in range(max(settings.cross_fit, 1)):
             seen = np.flatnonzero(fold != k) if settings.cross_fit else np.arange(len(train))
@@ -66,7 +66,15 @@ def train_reference(
             order = repeat_order(first, settings.training.epochs, settings.seed)
             packer = Packer(documents, tokenizer.bos_token_id)
             state = state_dir / f"fold{k}"
-            run(model, packer, order, settings.training, seed=settings.seed, state_dir=state)
+            run(
+                model,
+                packer,
+                order,
+                settings.training,
+                seed=settings.seed,
+                state_dir=state,
+                keep=settings.cross_fit > 0,
+            )
             if folder is None:
                 continue
             pack(model)

@@ -44,8 +44,13 @@ def pretrain(
     out: Path,
     state_dir: Path,
     fingerprints: dict[str, str],
+    keep: bool = False,
 ) -> None:
-    """Pre-train one LVLM on one epoch of a nested subset of the captions."""
+    """Pre-train one LVLM on one epoch of a nested subset of the captions.
+
+    `keep` is for a job of several runs: should it be started again, this one has nothing left to train. Call
+    `prior.state.clear` when all are done.
+    """
     settings = getattr(preset.architectures, run.arch)
     objective = preset.objectives[run.objective]
     architecture = models.build(run.arch, settings, tokenizer, llm, vision, run.seed)
@@ -62,7 +67,7 @@ def pretrain(
 
     measured = {"captions": len(heldout), "points": count}
     made_from = {"run": run, "settings": used, "heldout": measured, "inputs": fingerprints}
-    with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
+    with private(state_dir, keep=keep, **made_from), processes.first_only(lambda: whole(out)) as folder:
         steps = train(
             architecture.model,
             packer,
@@ -72,6 +77,7 @@ def pretrain(
             state_dir=state_dir,
             objective=objective,
             at_steps=points,
+            keep=keep,
         )
         if folder is None:
             return
@@ -97,8 +103,9 @@ def tune(
     out: Path,
     state_dir: Path,
     fingerprints: dict[str, str],
+    keep: bool = False,
 ) -> None:
-    """Teach a pre-trained LVLM to answer: the same questions in the same order for every run."""
+    """Teach a pre-trained LVLM to answer: the same questions in the same order for every run; `keep` as above."""
     settings = preset.tune
     assert settings is not None
     used = {"architecture": getattr(preset.architectures, run.arch), "tune": settings}
@@ -108,7 +115,7 @@ def tune(
     order = repeat_order(order, settings.training.epochs, settings.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
     made_from = {"run": run, "settings": used, "inputs": fingerprints}
-    with private(state_dir, **made_from), processes.first_only(lambda: whole(out)) as folder:
+    with private(state_dir, keep=keep, **made_from), processes.first_only(lambda: whole(out)) as folder:
         steps = train(
             architecture.model,
             packer,
@@ -116,6 +123,7 @@ def tune(
             settings.training,
             seed=settings.seed,
             state_dir=state_dir,
+            keep=keep,
         )
         if folder is None:
             return
@@ -233,7 +241,8 @@ def commit() -> str:
     code = [path for path in ("prior", "eval", "cluster", "workflow", "Snakefile") if (root / path).exists()]
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", *code)
+        # What a user's cluster is like is no part of the code.
+        changed = _git(root, "status", "--porcelain", "--", *code, ":(exclude)workflow/profiles")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head

@@ -23,8 +23,10 @@ MADE_FROM, WHOLE = "made_from.json", "whole"
 
 
 @contextmanager
-def private(folder: Path, **made_from: Any) -> Iterator[Path]:
+def private(folder: Path, *, keep: bool = False, **made_from: Any) -> Iterator[Path]:
     """Yield the state folder of one training; remove it when the block succeeds, keep it when the block raises.
+
+    With `keep` it stays in any case, until somebody calls `clear`: a job of several trainings is done only with all.
 
     What an earlier attempt left is used only if it was made from the same settings and inputs. No other process has
     the folder meanwhile, but for those that share the training.
@@ -36,10 +38,16 @@ def private(folder: Path, **made_from: Any) -> Iterator[Path]:
         processes.wait()
         yield folder
         processes.wait()
-        if processes.first():
-            # It has served: what cannot be removed now belongs to no settings and is never used.
-            (folder / MADE_FROM).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+        if not keep:
+            clear(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove a state folder that has served."""
+    if processes.first():
+        # What cannot be removed now belongs to no settings and is never used.
+        (folder / MADE_FROM).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(folder: Path, key: str) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from prior import config, processes, stopping
 from prior.errors import UserError
+from prior.files import is_full
 from prior.loss import token_nll, weighted_ntp_loss
 from prior.models.attention import pack
 from prior.packing import Batch, Packer, blind_inputs, model_inputs, plan_rows, unlabelled
@@ -80,18 +82,19 @@ class Loop(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                mark_whole(folder)
         # A full disk is an OSError to Python, a RuntimeError to torch and an error of its own kind to safetensors.
-        except Exception as error:
-            free = shutil.disk_usage(folder.parent).free
+        except (OSError, RuntimeError, SafetensorError) as error:
+            full = is_full(folder.parent)
             shutil.rmtree(folder, ignore_errors=True)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not full:
+                raise
             raise UserError(
-                f"{folder} cannot be written ({reason}; {free / 2**20:.0f} MiB were free on its disk); "
-                "make room and start again: what was saved before is whole, and training goes on from there"
+                f"{folder} cannot be written, for there is no room left on its disk; make room and start again: "
+                "what was saved before is whole, and training goes on from there"
             ) from error
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"), strict=True)
@@ -179,9 +182,14 @@ class CaptionLoop(Loop):
 
 
 class StopWhenAsked(TrainerCallback):
-    """Saves and stops after the step in which one of the processes was asked to."""
+    """Saves and stops after the step in which a process was asked to; with `keep`, saves after the last one, too."""
+
+    def __init__(self, keep: bool) -> None:
+        self.keep = keep
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.keep and state.global_step == state.max_steps:
+            control.should_save = True
         asked = processes.any_of(stopping.reason() is not None, args.device)
         if asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
@@ -237,6 +245,7 @@ def arguments(settings: config.Training, state_dir: Path, seed: int, steps: int)
         label_names=["labels"],
         report_to=[],
         seed=seed,
+        ddp_timeout=int(processes.PATIENCE.total_seconds()),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
@@ -255,6 +264,7 @@ def train(
     state_dir: Path,
     objective: config.Objective | None = None,
     at_steps: Callable[[int], tuple[set[int], Callable[[int], None]]] | None = None,
+    keep: bool = False,
 ) -> int:
     """Train a causal LM or LVLM on documents in the given order, once through.
 
@@ -271,6 +281,8 @@ def train(
         ``settings.save_steps`` asks for them. Its files of JSON lines (``*.jsonl``) are cut to the step resumed from.
     at_steps
         Given the number of steps, says after which of them to call what.
+    keep
+        Save after the last step, too, so that a later start has nothing left to train.
 
     Returns
     -------
@@ -294,12 +306,12 @@ def train(
         parameters=objective.parameters() if objective else {},
         callbacks=callbacks,
     )
-    resume(loop)
+    resume(loop, keep)
     return steps
 
 
-def resume(loop: Loop) -> None:
-    """Run the loop to its end, from the last whole private checkpoint if there is one.
+def resume(loop: Loop, keep: bool = False) -> None:
+    """Run the loop to its end, from the last whole private checkpoint if there is one; `keep` as in `train`.
 
     Raises
     ------
@@ -313,7 +325,7 @@ def resume(loop: Loop) -> None:
     checkpoint = last_whole(folder)
     logged = read_lines(loop.log_file)
     loop.tokens_seen = loop.tokens_before = logged[-1]["tokens"] if logged else 0
-    loop.add_callback(StopWhenAsked())
+    loop.add_callback(StopWhenAsked(keep))
     if checkpoint and processes.first():
         print(f"going on from {checkpoint}", file=sys.stderr, flush=True)
     try:

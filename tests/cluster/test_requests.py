@@ -41,7 +41,7 @@ H100 = Cluster.model_validate(
 
 
 def preset(threads: int = 1, **jobs: dict[str, Any]) -> Preset:
-    return Preset.model_validate({"name": "mine", "jobs": jobs, "pretrain": {"threads": threads}})
+    return Preset.model_validate({"name": "mine", "jobs": jobs, "pretrain": {"threads": threads, "rows_per_step": 720}})
 
 
 def asked(preset: Preset, kind: str, cluster: Cluster, attempt: int = 1) -> dict[str, Any]:
@@ -214,6 +214,16 @@ def test_what_no_node_can_grant_is_refused_in_one_line(
     with pytest.raises(UserError, match=f"^preset 'mine': {kind} {message}, or mend the cluster file$"):
         check(mine, H100)
     check(mine, Cluster())
+
+
+def test_what_would_fail_on_the_nodes_is_refused_before() -> None:
+    with pytest.raises(UserError, match="pretrain asks for 7 processes, among which its 720 rows per step"):
+        check(preset(pretrain={"processes": 7}), Cluster())
+    with pytest.raises(UserError, match="predict asks for 300 minutes, but .* 240; lower jobs.predict.minutes"):
+        check(preset(predict={"minutes": 300}), H100)
+    check(preset(pretrain={"minutes": 300}), H100)
+    with pytest.raises(ValueError, match="gpus"):
+        preset(small={"gpus": 1})
 
 
 def test_a_cluster_without_gpus_grants_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from prior.backbones import train_vision
 from prior.files import fingerprint
 from prior.packing import tokenize_captions, tokenize_exchanges, tokenize_texts
 from prior.reference import train_reference
-from prior.state import MADE_FROM, private, read_lines
+from prior.state import MADE_FROM, clear, private, read_lines
 
 RECIPE = config.Training(row_tokens=60, learning_rate=1e-3, save_steps=2)
 PRINTS = {"corpus": "c", "tokenizer": "t"}
@@ -38,7 +39,7 @@ def pretrain(records: Any, tokenizer: Any, llm: Path, vision: Path, tmp_path: Pa
     logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
     documents = replace(documents, ref_logprob=logprob)
 
-    def run(arch: str, name: str, fingerprints: dict[str, str] = PRINTS, **recipe: Any) -> Path:
+    def run(arch: str, name: str, fingerprints: dict[str, str] = PRINTS, keep: bool = False, **recipe: Any) -> Path:
         preset = config.Preset(
             name="test",
             pretrain=RECIPE.model_copy(update=recipe),
@@ -47,7 +48,7 @@ def pretrain(records: Any, tokenizer: Any, llm: Path, vision: Path, tmp_path: Pa
         out = tmp_path / name / "out"
         runs.pretrain(
             config.Run(arch, "prior", "200", 0), preset, tokenizer, llm, vision, documents, documents, out,
-            tmp_path / name / "state", fingerprints,
+            tmp_path / name / "state", fingerprints, keep,
         )  # fmt: skip
         return out
 
@@ -109,6 +110,25 @@ def test_a_run_killed_after_its_last_step_is_exported_by_the_next_attempt(
     with pytest.raises(Killed):
         pretrain("ulvlm", "b")
     same(pretrain("ulvlm", "b"), undisturbed)
+
+
+@pytest.mark.parametrize("save_steps", [0, 2])
+def test_one_of_several_runs_of_a_job_is_not_trained_again_when_the_job_is(
+    save_steps: int, arch: str, pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake removes what the job has made so far."""
+    undisturbed = pretrain(arch, "a", save_steps=save_steps)
+    out = pretrain(arch, "b", keep=True, save_steps=save_steps)
+    same(out, undisturbed)
+    shutil.rmtree(out)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was trained again")
+
+    monkeypatch.setattr(training.Loop, "training_step", fail)
+    same(pretrain(arch, "b", keep=True, save_steps=save_steps), undisturbed)
+    clear(tmp_path / "b/state")
+    assert not (tmp_path / "b/state").exists()
 
 
 @pytest.mark.parametrize("broken", ["trainer_state.json", "model.safetensors", "optimizer.pt"])

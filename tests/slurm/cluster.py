@@ -216,11 +216,13 @@ class Cluster:
             daemon.wait()
 
     def stop(self) -> None:
-        if "slurmctld" in self.daemons:
-            subprocess.run(["scancel", "--user=root"], env=self.env, capture_output=True)
-            self.wait("the last jobs", lambda: not self.run("squeue", "-h"))
-        for name in reversed(list(self.daemons)):
-            self.end(name)
+        try:
+            if "slurmctld" in self.daemons:
+                subprocess.run(["scancel", "--user=root"], env=self.env, capture_output=True)
+                self.wait("the last jobs", lambda: not self.run("squeue", "-h"))
+        finally:
+            for name in reversed(list(self.daemons)):
+                self.end(name)
 
 
 def missing() -> str:

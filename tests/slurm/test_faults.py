@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.end_to_end.running import ROOT
 from tests.slurm.cluster import Cluster
 from tests.slurm.work import RUN, Make, Work
 
@@ -73,22 +73,37 @@ def test_node_down(make: Make, undisturbed: Work, cluster: Cluster, injected: Co
     unharmed(work, undisturbed, jobs=1)
 
 
-def test_time_limit(make: Make, undisturbed: Work, injected: Counter[str]) -> None:
-    """Of one minute, reached twice; the training stands still meanwhile, for it would be done."""
-    work = make(jobs="minutes: 1")
+def test_time_limit(make: Make, undisturbed: Work, cluster: Cluster, injected: Counter[str]) -> None:
+    """The training stands still meanwhile, for it would be done: warned in time twice, and once past its limit."""
+    work = make(jobs="minutes: 10")
     process = work.start()
     for times in (1, 2):
-        work.reach(20 * times + 10, process)
+        work.reach(20 * times, process)
         trainer = work.trainer()
         os.kill(trainer, signal.SIGSTOP)
-        started = time.mktime(time.strptime(work.of_job("StartTime"), "%Y-%m-%dT%H:%M:%S"))
-        time.sleep(max(0.0, started + 50 - time.time()))
+        # Its --signal asks for a warning 120 seconds before the end.
+        assert "--signal=USR1@120" in work.said
+        cluster.run("scontrol", "update", f"JobId={work.job()}", "TimeLimit=2")
+        cluster.wait("SLURM's warning", lambda pid=trainer: pending(pid, signal.SIGUSR1), 100)
         os.kill(trainer, signal.SIGCONT)
-        injected["time limit reached"] += 1
+        injected["time limit near, SLURM's own warning"] += 1
         work.restarted(times)
+    assert "Trying to restart" not in work.said and len(work.submitted()) == 1
+    work.reach(60, process)
+    trainer = work.trainer()
+    os.kill(trainer, signal.SIGSTOP)
+    cluster.run("scontrol", "update", f"JobId={work.job()}", "TimeLimit=1")
+    cluster.wait("the limit", lambda: work.of_job("JobState", work.submitted()[0]) == "TIMEOUT", 150)
+    injected["time limit exceeded"] += 1
     work.finish(process)
-    assert "Trying to restart" not in work.said
-    unharmed(work, undisturbed, jobs=1)
+    unharmed(work, undisturbed, jobs=2)
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process, which stands still."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def test_controller_out_for_40_seconds(make: Make, undisturbed: Work, cluster: Cluster, injected: Counter[str]) -> None:
@@ -127,7 +142,7 @@ def test_snakemake_killed_and_started_beside_its_orphan(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     injected["Snakemake killed with SIGKILL"] += 1
-    subprocess.run(work.snakemake("--unlock"), env=work.env, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(work.snakemake("--unlock"), env=work.env, cwd=work.folder, check=True, capture_output=True)
     # Snakemake refuses to work beside it.
     said = work.finish(work.start(), code=2)
     assert said.splitlines()[-1].startswith(f"error: jobs {orphan} of an earlier Snakemake still work here;")

@@ -46,7 +46,7 @@ def test_two_nodes_with_two_processes_train_as_one_process_does(
     heldout = [pd.read_csv(run.output / "heldout.csv").value for run in (undisturbed, work)]
     assert np.allclose(*heldout, rtol=2e-3)
     weights = [load_file(run.output / "final/model.safetensors") for run in (undisturbed, work)]
-    assert all(np.allclose(weights[0][name], weights[1][name], atol=5e-3) for name in weights[0])
+    assert all(np.allclose(weights[0][name], weights[1][name], atol=2e-3) for name in weights[0])
     assert not work.state.exists()
 
 
@@ -76,21 +76,25 @@ def test_the_whole_of_a_preset(
     assert len(jobs) > 40 and all(asked), "a job without a request"
     assert all("gpu=0" in job for job in jobs)
     said = checkout / "said.txt"
-    for seconds in (60, None):
+
+    def start() -> subprocess.Popen[bytes]:
         with said.open("a") as stream:
-            process = subprocess.Popen(
-                call, env=env, cwd=checkout, stdout=stream, stderr=stream, start_new_session=True
-            )
-        try:
-            code = process.wait(seconds or 600)
-            assert code == 0, said.read_text()[-5000:]
-        except subprocess.TimeoutExpired:
+            return subprocess.Popen(call, env=env, cwd=checkout, stdout=stream, stderr=stream, start_new_session=True)
+
+    process = start()
+    training = checkout / "results/tiny/.state"
+    cluster.wait("the first training of an LVLM", lambda: list(training.glob("*lvlm/**/log.jsonl")), 300)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    injected["Snakemake of a whole preset killed with SIGKILL"] += 1
+    cluster.wait("the orphans' end", lambda: not cluster.run("squeue", "-h"), 120)
+    subprocess.run([*call, "--unlock"], env=env, cwd=checkout, check=True, capture_output=True)
+    process = start()
+    try:
+        assert process.wait(600) == 0, said.read_text()[-5000:]
+    finally:
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert seconds, said.read_text()[-5000:]
-            injected["Snakemake of a whole preset killed with SIGKILL"] += 1
-            cluster.wait("the orphans' end", lambda: not cluster.run("squeue", "-h"), 120)
-            subprocess.run([*call, "--unlock"], env=env, cwd=checkout, check=True, capture_output=True)
     results = [folder / name for folder, name in ((checkout, "results/tiny"), (tiny[0], "results/mine"))]
     first, second = (hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest() for folder in results)
     assert first == second
@@ -105,7 +109,7 @@ def test_a_users_mistake_is_not_tried_again(make: Make) -> None:
     shutil.rmtree(work.results / "tokenizer")
     target = "results/mine/tokenizer"
     call = [part if not part.endswith("pretrain") else target for part in work.snakemake()]
-    done = subprocess.run(call, env=work.env, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(call, env=work.env, cwd=work.folder, capture_output=True, text=True)
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: scales: 40k: 40000 caption tokens are asked for")
     assert "Trying to restart" not in done.stderr

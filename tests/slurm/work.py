@@ -59,7 +59,13 @@ class Work:
     def start(self, *more: str) -> subprocess.Popen[str]:
         said = (self.folder / "said.txt").open("w")
         return subprocess.Popen(
-            self.snakemake(*more), env=self.env, cwd=ROOT, stdout=said, stderr=said, text=True, start_new_session=True
+            self.snakemake(*more),
+            env=self.env,
+            cwd=self.folder,
+            stdout=said,
+            stderr=said,
+            text=True,
+            start_new_session=True,
         )
 
     @property

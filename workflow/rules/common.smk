@@ -73,14 +73,15 @@ container: CLUSTER.container or "docker://python:3.11-bookworm"
 
 
 # Modules and the like are for the nodes of a cluster.
-SETUP = "".join(f"{line}; " for line in CLUSTER.setup) if "SLURM_JOB_ID" in os.environ else ""
+SETUP = "\n".join(["", *CLUSTER.setup, ""]) if CLUSTER.setup and "SLURM_JOB_ID" in os.environ else " "
 
 
 # Jobs find this environment's programs also where it was not activated. A job's number of threads is part of its
 # result: it is fixed by the preset, whatever the machine offers.
 # Places are variables and no parameters, so that a preset or a checkout that was moved does not redo anything.
 shell.prefix(
-    f"set -euo pipefail; {SETUP}export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false "
+    # Such lines may run scripts that ask for variables which are not set.
+    f"set -eo pipefail;{SETUP}set -u; export PATH={Path(sys.prefix, 'bin')}:$PATH TOKENIZERS_PARALLELISM=false "
     f"PRESET={shlex.quote(PRESET)} KIT={shlex.quote(str(VLMEVALKIT))} CACHE={shlex.quote(str(CHECKOUT / '.cache'))}; "
 )
 
@@ -129,7 +130,7 @@ def pictures_state():
 
 
 def asks(kind):
-    """What a rule asks a cluster for, and how a training is launched on it: resources, so that they redo nothing."""
+    """What jobs of a kind ask a cluster for, and how a training is launched: resources, since these redo nothing."""
     return request(preset, kind, CLUSTER)
 
 
