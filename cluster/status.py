@@ -29,8 +29,8 @@ PATIENCE = 45
 INTERVAL = float(os.environ.get("PRIOR_POLL_SECONDS", "10"))
 RUNNING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING"}
 RUNNING |= {"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STAGE_OUT"}
-# Of jobs that SLURM will not start again by itself, in words that the plugin acts on.
-ENDED = {"PREEMPTED": "CANCELLED", "NODE_FAIL": "FAILED"}
+# Mostly on the way to a new start, but where that is switched off, the end; the plugin would wait for ever.
+UNSURE = {"PREEMPTED", "NODE_FAIL"}
 
 
 def main(arguments: list[str]) -> int:
@@ -82,14 +82,17 @@ def wait_for_news(run: str, known: dict[str, bool], accounting: list[str] | None
         if states is not None:
             lost = {job: "UNKNOWN" for job, ended in known.items() if not ended}
             states = lost | recorded | states
-            if any(state not in RUNNING and not known.get(job) for job, state in states.items()):
+            if any(state not in RUNNING | UNSURE and not known.get(job) for job, state in states.items()):
                 break
         time.sleep(INTERVAL)
-    return states
+    if states is None:
+        return None
+    surely = "FAILED" if time.monotonic() >= end else "PENDING"
+    return {job: surely if state in UNSURE else state for job, state in states.items()}
 
 
 def asked(command: list[str]) -> dict[str, str] | None:
-    """Jobs and their states, in words that the plugin acts on; None if the command fails."""
+    """Jobs and their states; None if the command fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE / 3)
     except (OSError, subprocess.TimeoutExpired):
@@ -97,8 +100,7 @@ def asked(command: list[str]) -> dict[str, str] | None:
     if done.returncode:
         return None
     rows = (line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
-    states = {job: state.split()[0] for job, state in rows}
-    return {job: ENDED.get(state, state) for job, state in states.items()}
+    return {job: state.split()[0] for job, state in rows}
 
 
 def real_command() -> str | None:

@@ -16,10 +16,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from prior.errors import UserError
+
+# Snakemake reads the registry at the start of every job, where loading torch would take longer than all else.
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Context:
     blind_nll: Callable[[], torch.Tensor]
 
 
-Weighting = Callable[..., torch.Tensor]
+Weighting = Callable[..., "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def check_objective(name: str, kind: str, parameters: Mapping[str, object]) -> N
 @objective("ntp")
 def ntp(context: Context) -> torch.Tensor:
     """Next-token prediction: every token weighs one."""
-    return torch.ones_like(context.token_nll)
+    return context.token_nll.new_ones(context.token_nll.shape)
 
 
 @objective("prior", needs_scores=True)
@@ -133,6 +136,8 @@ def prior_weights(ref_logprob: torch.Tensor, caption_index: torch.Tensor, alpha:
     ----------
     arXiv 2505.08971; the worked example in the picture of its authors' repository shows that Σ runs over one caption.
     """
+    import torch
+
     if ref_logprob.ndim != 1 or ref_logprob.shape != caption_index.shape:
         raise ValueError(
             f"one log-probability and one caption index per token are needed: got shapes "

@@ -66,7 +66,7 @@ def test_the_whole_of_a_preset(
     env = {**cluster.env, "PRIOR_POLL_SECONDS": "1"}
     call = [
         str(Path(sys.executable).with_name("snakemake")), "--profile", "slurm",
-        "--slurm-init-seconds-before-status-checks", "1", "--config", "preset=tiny",
+        "--slurm-init-seconds-before-status-checks", "1", "--jobs", "3", "--config", "preset=tiny",
     ]  # fmt: skip
     dry = subprocess.run([*call, "--dry-run"], env=env, cwd=checkout, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr

@@ -99,13 +99,13 @@ class Work:
         assert found, shown
         return found[1]
 
-    def restarted(self, times: int) -> None:
-        """Wait until SLURM has started the job again; it would let two minutes pass, unless it is told otherwise."""
+    def restarted(self, times: int, *changes: str) -> None:
+        """Wait until SLURM has started the job again, with changes; it would let two minutes pass, were it not told."""
 
         def running() -> bool:
             state = self.of_job("JobState")
             if state == "PENDING":
-                update = ["scontrol", "update", f"JobId={self.job()}", "StartTime=now"]
+                update = ["scontrol", "update", f"JobId={self.job()}", "StartTime=now", *changes]
                 subprocess.run(update, env=self.cluster.env, capture_output=True)
             return int(self.of_job("Restarts")) >= times and state == "RUNNING"
 
