@@ -62,7 +62,8 @@ def test_the_whole_of_a_preset(
         if name and (ROOT / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             (checkout / name).write_bytes((ROOT / name).read_bytes())
-    (checkout / ".venv-vlmevalkit").symlink_to(ROOT / ".venv-vlmevalkit")
+    for name in (".venv", ".venv-vlmevalkit"):
+        (checkout / name).symlink_to(ROOT / name)
     env = {**cluster.env, "PRIOR_POLL_SECONDS": "1"}
     call = [
         str(Path(sys.executable).with_name("snakemake")), "--profile", "slurm",
@@ -83,7 +84,12 @@ def test_the_whole_of_a_preset(
 
     process = start()
     training = checkout / "results/tiny/.state"
-    cluster.wait("the first training of an LVLM", lambda: list(training.glob("*lvlm/**/log.jsonl")), 300)
+
+    def trains() -> bool:
+        assert process.poll() is None, said.read_text()[-5000:]
+        return bool(list(training.glob("*lvlm/**/log.jsonl")))
+
+    cluster.wait("the first training of an LVLM", trains, 300)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     injected["Snakemake of a whole preset killed with SIGKILL"] += 1
