@@ -147,7 +147,7 @@ def test_the_status_of_jobs_that_the_controller_has_forgotten(tmp_path: Path, ac
     # Snakemake was not there when the job ended, or another one that accounting has never heard of.
     (memory,) = (tmp_path / ".snakemake/slurm_jobs").iterdir()
     memory.write_text(json.dumps({long: False, "99999": False}))
-    assert status("--name", "prior_run") == sorted([f"{long}|CANCELLED", "99999|UNKNOWN"])
+    assert status("--name", "prior_run") == sorted([f"{long}|CANCELLED", f"{short}|COMPLETED", "99999|UNKNOWN"])
     # Whatever else is asked goes through.
     assert status("-j", long) == [f"{long}|CANCELLED by 0"]
     accounted.end("slurmdbd")
