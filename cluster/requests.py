@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.settings import Cluster
-from prior.config import Job, Jobs, ParallelJob, Preset
+from prior.config import Preset
 from prior.errors import UserError
+from prior.jobs import Job, Jobs, ParallelJob
 from prior.stopping import lead
 
 # They are warned before their time is over, save, and are started again.
@@ -38,7 +39,8 @@ def check(preset: Preset, cluster: Cluster) -> None:
                 f"may have {longest}; lower jobs.{kind}.minutes, or mend the cluster file"
             )
         count = job.nodes * job.processes_per_node if isinstance(job, ParallelJob) else 1
-        if (rows := preset.rows_per_step(kind)) % count:
+        training = preset.trainings.get(kind)
+        if training and (rows := training.rows_per_step) % count:
             raise UserError(
                 f"preset '{preset.name}': {kind} asks for {count} processes, among which its {rows} rows per step "
                 f"cannot be dealt out; make rows_per_step a multiple of {count}, or change jobs.{kind}"
@@ -57,7 +59,7 @@ def check(preset: Preset, cluster: Cluster) -> None:
 
 
 def request(preset: Preset, kind: str, cluster: Cluster) -> dict[str, Resource]:
-    """The resources of a rule whose jobs are of a kind (see `prior.config.Jobs`), as its keyword arguments.
+    """The resources of a rule whose jobs are of a kind (see `prior.jobs.Jobs`), as its keyword arguments.
 
     What grows with the attempt is a function of wildcards and attempt.
     """

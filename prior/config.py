@@ -1,7 +1,7 @@
 """The preset of an experiment: every setting, its default value and its permitted range.
 
-This module is the only place where a default lives; everything else receives the resolved values. How a preset is read
-from its file is the matter of `prior.presets`.
+A default lives here, or in `prior.jobs`, and nowhere else; all other code receives the resolved values. How a preset is
+read from its file is the matter of `prior.presets`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from prior.fields import (
     kind_tag,
     parse_tokens,
 )
+from prior.jobs import Jobs
 
 
 class ScenesCorpus(Settings):
@@ -140,10 +141,6 @@ class Tokenizer(Settings):
 
 class LLM(Settings):
     scratch: ScratchLLM = ScratchLLM()
-
-    @property
-    def threads(self) -> int:
-        return self.scratch.training.threads
 
 
 class Vision(Settings):
@@ -264,77 +261,6 @@ class Evaluation(Settings):
         return (True, False) if self.no_picture else (True,)
 
 
-class Job(Settings):
-    """What a kind of job asks of a cluster, on its first attempt. None of this is part of a result.
-
-    Attributes
-    ----------
-    memory_gb
-        Of each node.
-    minutes
-        Wall-clock time. A training that needs more saves in time and is started again.
-    """
-
-    memory_gb: Annotated[float, Field(gt=0)] = 4.0
-    minutes: Positive = 60
-
-    @property
-    def gpus_per_node(self) -> int:
-        return 0
-
-    @property
-    def processes_per_node(self) -> int:
-        return 1
-
-
-class SingleJob(Job):
-    """A job of one process, with a GPU or without."""
-
-    gpus: Annotated[int, Field(ge=0, le=1)] = 0
-
-    @property
-    def gpus_per_node(self) -> int:
-        return self.gpus
-
-
-class ParallelJob(Job):
-    """A training on several processes: one on each GPU, or `processes` on each node where there are no GPUs.
-
-    `gpus` are those of each node.
-    """
-
-    nodes: Positive = 1
-    gpus: Count = 0
-    processes: Positive = 1
-
-    @model_validator(mode="after")
-    def _one_each(self) -> ParallelJob:
-        if self.gpus and self.processes not in (1, self.gpus):
-            raise ValueError(f"processes: {self.gpus} GPUs take one process each; leave this out")
-        return self
-
-    @property
-    def gpus_per_node(self) -> int:
-        return self.gpus
-
-    @property
-    def processes_per_node(self) -> int:
-        return self.gpus or self.processes
-
-
-class Jobs(Settings):
-    """Requests by kind of job; `small` is all that prepares, scores and draws."""
-
-    small: Job = Job()
-    llm: ParallelJob = ParallelJob()
-    vision: SingleJob = SingleJob()
-    reference: ParallelJob = ParallelJob()
-    scores: SingleJob = SingleJob()
-    pretrain: ParallelJob = ParallelJob()
-    tune: ParallelJob = ParallelJob()
-    predict: SingleJob = SingleJob()
-
-
 class Statistics(Settings):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Positive = 2000
@@ -442,28 +368,25 @@ class Preset(Settings):
         """The stage whose checkpoints answer questions."""
         return self.stages[-1]
 
-    def threads(self, kind: str) -> int:
-        """Threads of one process of a kind of job (see `Jobs`)."""
-        return {
-            "llm": getattr(self.backbones.llm, "threads", 1),
-            "vision": getattr(self.backbones.vision, "threads", 1),
-            "reference": self.reference.training.threads,
-            "scores": self.reference.training.threads,
-            "pretrain": self.pretrain.threads,
-            "tune": self.tune.training.threads if self.tune else 1,
-            "predict": self.evaluation.threads,
-        }.get(kind, 1)
-
-    def rows_per_step(self, kind: str) -> int:
-        """Rows of an optimizer step of a kind of job that may have several processes; 0 of the others."""
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """How each kind of job trains that may have several processes (see `prior.jobs`)."""
         llm = self.backbones.llm
-        trainings = {
-            "llm": llm.scratch.training if isinstance(llm, LLM) else None,
-            "reference": self.reference.training,
-            "pretrain": self.pretrain,
-            "tune": self.tune.training if self.tune else None,
-        }
-        return training.rows_per_step if (training := trainings.get(kind)) else 0
+        found = {"reference": self.reference.training, "pretrain": self.pretrain}
+        if isinstance(llm, LLM):
+            found["llm"] = llm.scratch.training
+        if self.tune:
+            found["tune"] = self.tune.training
+        return found
+
+    def threads(self, kind: str) -> int:
+        """Threads of one process of a kind of job (see `prior.jobs`)."""
+        if kind == "vision":
+            return getattr(self.backbones.vision, "threads", 1)
+        if kind == "predict":
+            return self.evaluation.threads
+        training = self.trainings.get("reference" if kind == "scores" else kind)
+        return training.threads if training else 1
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(folder: Path, preset: str, *more: str) -> list[str]:
+def command(folder: Path, preset: str, *more: str, where: Sequence[str] = ("--cores", "2")) -> list[str]:
     program = str(Path(sys.executable).with_name("snakemake"))
     return [
-        program, "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), "--cores", "2",
+        program, "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), *where,
         "--rerun-incomplete", "--show-failed-logs", *more, "--config", f"preset={preset}",
     ]  # fmt: skip
 

@@ -38,23 +38,14 @@ class Work:
         self.results = folder / "results/mine"
         self.state = self.results / ".state" / RUN / "pretrain"
         self.output = self.results / "runs" / RUN / "pretrain"
-        self.known: list[str] = []
 
     def write(self, more: str = "") -> None:
         self.preset.write_text(f"extends: tiny\n{LONGER}{more}")
 
     def snakemake(self, *more: str) -> list[str]:
         target = str(self.output.relative_to(self.folder))
-        call = [part for part in command(self.folder, str(self.preset), target, *more) if part not in ("--cores", "2")]
-        at = call.index("--directory")
-        return [
-            *call[:at],
-            "--profile",
-            str(ROOT / "slurm"),
-            "--slurm-init-seconds-before-status-checks",
-            "1",
-            *call[at:],
-        ]
+        profile = ("--profile", str(ROOT / "slurm"), "--slurm-init-seconds-before-status-checks", "1")
+        return command(self.folder, str(self.preset), target, *more, where=profile)
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         said = (self.folder / "said.txt").open("w")
