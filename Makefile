@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PRESET ?= scenes
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+MINUTES ?= 8
 # Further arguments of snakemake or pytest, such as ARGS=--dry-run
 ARGS ?=
 
@@ -21,7 +22,7 @@ SCORER := .venv-vlmevalkit/ready
 ACTIVATE := export PATH="$(CURDIR)/$(BIN):$$PATH";
 
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check publish env clean
+.PHONY: help demo run plan slice test check publish bench env clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,14 @@ run: env ## Run or resume PRESET (scenes) on CORES (all)
 	fi; \
 	exec snakemake --cores $(CORES) --rerun-incomplete --config preset=$(PRESET) $(ARGS)
 
+plan: $(MAIN) ## Say what PRESET (scenes) costs before it is run: ARGS="--out plan.md --utilisation 0.5"
+	@$(ACTIVATE) python -m cluster.plan --preset $(PRESET) $(ARGS)
+
+slice: ## Run or resume PRESET for MINUTES (8), then save; call again to go on
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); PRIOR_DEADLINE=$$end $(MAKE) --no-print-directory run; code=$$?; \
+	if [ $$code -ne 0 ] && [ $$(date +%s) -ge $$end ]; then echo "make slice: time is up, and what was under way is saved; call it again to go on" >&2; exit 75; fi; \
+	exit $$code
+
 test: env $(DEV) ## Run the tests
 	@$(ACTIVATE) python -m pytest -q $(ARGS)
 
@@ -60,6 +69,9 @@ publish: ## Copy the small files of PRESET's results to results/published, to be
 	@find $(PUBLISHED).part -name '.*' -type f -exec rm {} +
 	@rm -rf $(PUBLISHED) && mv $(PUBLISHED).part $(PUBLISHED)
 	@du -sh $(PUBLISHED)
+
+bench: env ## Measure speed and memory against others' loops, on an idle machine: results/bench/bench.md
+	@$(ACTIVATE) python -m eval.bench method $(ARGS)
 
 env: $(MAIN) $(SCORER) ## Install what a run needs
 

@@ -39,12 +39,12 @@ def check(preset: Preset, cluster: Cluster) -> None:
                 f"may have {longest}; lower jobs.{kind}.minutes, or mend the cluster file"
             )
         count = job.nodes * job.processes_per_node if isinstance(job, ParallelJob) else 1
-        training = preset.trainings.get(kind)
-        if training and (rows := training.rows_per_step) % count:
-            raise UserError(
-                f"preset '{preset.name}': {kind} asks for {count} processes, among which its {rows} rows per step "
-                f"cannot be dealt out; make rows_per_step a multiple of {count}, or change jobs.{kind}"
-            )
+        for rows in (training.rows_per_step for training in preset.trainings.get(kind, [])):
+            if rows % count:
+                raise UserError(
+                    f"preset '{preset.name}': {kind} asks for {count} processes, among which its {rows} rows per step "
+                    f"cannot be dealt out; make rows_per_step a multiple of {count}, or change jobs.{kind}"
+                )
         node = cluster.node_of(job.gpus_per_node)
         if node is None:
             continue
@@ -131,4 +131,5 @@ def launcher(preset: Preset, kind: str) -> str:
 
 
 def _cpus(job: Job, threads: int) -> int:
-    return threads * job.processes_per_node
+    loaders = job.loaders if isinstance(job, ParallelJob) else 0
+    return (threads + loaders) * job.processes_per_node

@@ -19,6 +19,11 @@ def prediction_file(folder: Path, checkpoint: str, benchmark: str, picture: bool
     return folder / checkpoint / f"{benchmark}{'' if picture else '.no_picture'}.tsv"
 
 
+def is_final(checkpoint: str) -> bool:
+    """Whether it is the last of its stage; those on the way are asked with pictures alone."""
+    return checkpoint.endswith("/final")
+
+
 def parse_checkpoint(checkpoint: str, runs: Path | None) -> dict[str, Any]:
     """The keys ``arch, objective, scale_tokens, seed, stage, step`` of a checkpoint's name.
 

@@ -10,8 +10,8 @@ import pandas as pd
 import typer
 import yaml
 
-from prior.cli import Folder, PresetName, Runs, RunsFolder, State, _load, _threads, _tokenizer
-from prior.config import FolderCorpus, digest
+from prior.cli import Folder, PresetName, Runs, RunsFolder, State, _load, _tokenizer, _training
+from prior.config import FolderCorpus, ScenesCorpus, digest
 from prior.errors import UserError
 from prior.files import whole, write_text
 
@@ -60,6 +60,7 @@ def chair(
         rows = chair.folder_rows(read_corpus(val), entry.items, entry.seed, objects, names)
         table = chair.synonyms(names)
     else:
+        assert isinstance(corpus, ScenesCorpus)
         rows, table = chair.rows(entry.items, entry.seed, corpus.seed, corpus.image_size), chair.synonyms()
     with whole(synonyms) as temporary:
         temporary.write_text(table, encoding="utf-8")
@@ -84,8 +85,11 @@ def predict(
     benchmarks: Folder,
     out: Folder,
     state: State,
+    step: Annotated[
+        int | None, typer.Option(help="A checkpoint kept in pre-training, in place of the last ones.")
+    ] = None,
 ) -> None:
-    """Let the checkpoints of some runs answer benchmarks, with and without their pictures.
+    """Let the checkpoints of some runs answer benchmarks, the last ones with and without their pictures.
 
     Answers are written into `state` as they are given: a job that was interrupted goes on from there.
     """
@@ -108,19 +112,20 @@ def predict(
         files = benchmarks / f"{name}.tsv", benchmarks / f"{name}.jsonl"
         asked[name] = Questions.read(*files, settings.benchmarks[name].answer)
         keys[name] = " ".join([digest(evaluation), digest(settings.benchmarks[name]), *map(fingerprint, files)])
-    _threads(evaluation.threads)
+    _training(evaluation.threads)
     journals: list[Answers] = []
-    total = len(evaluation.pictures) * sum(map(len, asked.values()))
+    pictures = evaluation.pictures if step is None else (True,)
+    total = len(pictures) * sum(map(len, asked.values()))
     with tqdm(total=len(run) * total, unit="answer") as bar:
         for stage, name_of_run in [(stage, name) for name in run for stage in settings.stages]:
             due = [name for name in benchmark if settings.asked_stage(name) == stage]
             if not due:
                 continue
-            checkpoint = f"{name_of_run}/{stage}/final"
+            checkpoint = f"{name_of_run}/{stage}/" + ("final" if step is None else f"step{step}")
             model = load_model(runs / checkpoint)
             for name in due:
                 bar.set_description(name)
-                for picture in evaluation.pictures:
+                for picture in pictures:
                     path = prediction_file(out, checkpoint, name, picture)
                     private = (state / path.relative_to(out)).with_suffix(".jsonl")
                     journals.append(Answers(private, f"{model.fingerprint} {keys[name]}"))
@@ -188,15 +193,26 @@ def fit(preset: PresetName, metrics: Table, out: Table) -> None:
 
 
 @app.command()
-def words(scores: Table, train: Table, tokenizer: Table, out: Table, tokens: Table) -> None:
-    """Gather the scored tokens of the training captions, and the words that they make up."""
+def words(
+    scores: Table,
+    train: Table,
+    tokenizer: Table,
+    out: Table,
+    tokens: Table,
+    captions: Annotated[int, typer.Option(help="How many captions, the first of the corpus.")],
+) -> None:
+    """Gather the scored tokens of training captions, and the words that they make up."""
     from eval.words import token_scores, word_scores
     from prior.corpus.store import read_corpus
+    from prior.documents import Ragged
+    from prior.tokens import read_ragged, read_table, shards
 
     records, speller = read_corpus(train), _tokenizer(tokenizer)
+    records = records.select(range(min(captions, len(records))))
+    logprob = Ragged.join(read_ragged(read_table(path)["logprob"]) for path in shards(scores))
     for path, gather in ((out, word_scores), (tokens, token_scores)):
         with whole(path) as temporary:
-            gather(records, speller, scores).to_parquet(temporary, index=False)
+            gather(records, speller, logprob).to_parquet(temporary, index=False)
 
 
 @app.command()

@@ -17,10 +17,12 @@ from PIL import Image
 
 from eval.answers import Answers
 from eval.tsv import options, read_benchmark
+from prior import stopping
 from prior.corpus.questions import exchange
+from prior.documents import Documents, Pictures, Ragged, encode
 from prior.errors import UserError
 from prior.models.attention import pack, unpack
-from prior.packing import Documents, Packer, Pictures, Ragged, encode
+from prior.packing import Packer
 from prior.scores import token_logprobs
 
 if TYPE_CHECKING:
@@ -124,12 +126,14 @@ class Model:
 
 
 def load_model(folder: Path) -> Model:
-    """A checkpoint and its tokenizer, on the GPU if there is one."""
+    """A checkpoint and its tokenizer, on the GPU in its own precision if there is one, else in float32."""
     from prior import models
     from prior.backbones import load_tokenizer
 
-    architecture = models.load(folder)
-    architecture.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+    cuda = torch.cuda.is_available()
+    architecture = models.load(folder, getattr(torch, saved) if cuda else torch.float32)
+    architecture.model.to("cuda" if cuda else "cpu").eval()
     # Reading many gigabytes of weights once more would take longer than answering a benchmark.
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
     return Model(architecture, load_tokenizer(folder), json.dumps(states))
@@ -223,6 +227,11 @@ def predict(
     """A benchmark's rows without their pictures, plus a ``prediction`` column.
 
     Rows are asked in batches, the longest first; a batch that is among `answers` already is not asked again.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to stop (see `prior.stopping`); what has been given stays among `answers`.
     """
     if questions.answer == "likelihood":
         order, size = list(range(len(questions))), RANKED_TOGETHER
@@ -233,6 +242,8 @@ def predict(
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         if any(row not in answers.given for row in rows):
+            if why := stopping.reason():
+                raise stopping.Stopped(f"{len(answers.given)} of {len(questions)} answers given ({why})")
             if questions.answer == "likelihood":
                 texts = choose(model, *questions.choices(rows), with_picture)
             else:

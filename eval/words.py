@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from eval.display import Display
-from prior.packing import encode, tokenize_captions
-from prior.scores import read_scores
+from prior.documents import Ragged, encode, tokenize_captions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def token_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) -> pd.DataFrame:
+def token_scores(records: Any, tokenizer: PreTrainedTokenizerFast, logprob: Ragged) -> pd.DataFrame:
     """Every scored token, the ends of the captions included, since PRIOR weighs these too.
 
     Parameters are those of `word_scores`.
@@ -28,20 +26,20 @@ def token_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path)
         ``p_r`` (float32) and ``relevant`` (boolean; missing where unknown), as training sees them.
     """
     relevant = tokenize_captions(records, tokenizer, image=False).relevant
-    _, _, logprob, _ = read_scores(scores)
-    assert relevant is not None and len(relevant) == len(logprob)
-    return pd.DataFrame({"p_r": np.exp(logprob), "relevant": pd.array(relevant, "Float32").astype("boolean")})
+    p_r = np.exp(logprob.gather(range(len(records))))
+    assert relevant is not None and len(relevant.values) == len(p_r)
+    return pd.DataFrame({"p_r": p_r, "relevant": pd.array(relevant.values, "Float32").astype("boolean")})
 
 
-def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) -> pd.DataFrame:
-    """Every word of the scored captions, words being separated by white space.
+def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, logprob: Ragged) -> pd.DataFrame:
+    """Every word of some captions, words being separated by white space.
 
     Parameters
     ----------
     records
-        The corpus: columns ``id``, ``caption`` and ``relevant``.
-    scores
-        A scores file of the same corpus and tokenizer.
+        The first captions of the corpus: columns ``id``, ``caption`` and ``relevant``.
+    logprob
+        log p_r beside the tokens of the same corpus and tokenizer.
 
     Returns
     -------
@@ -53,15 +51,13 @@ def word_scores(records: Any, tokenizer: PreTrainedTokenizerFast, scores: Path) 
     table = records.select_columns(columns)[:]
     spans = table.get("relevant") or [None] * len(records)
     offsets = encode(tokenizer, table["caption"])["offset_mapping"]
-    _, tokens, logprob, _ = read_scores(scores)
     rows = []
     for index, caption in enumerate(table["caption"]):
-        begin = tokens.offsets[index]
         words = [match.span() for match in re.finditer(r"\S+", caption)]
         ends = np.array([end for _, end in offsets[index]])
         # A token belongs to the word that its last character lies in; a leading space is the token's own.
         owner = np.searchsorted([end for _, end in words], ends)
-        log_p = logprob[begin : begin + len(ends)].astype(np.float64)
+        log_p = logprob[index][: len(ends)].astype(np.float64)
         for place, (start, end) in enumerate(words):
             own = log_p[owner == place]
             if not len(own):

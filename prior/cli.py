@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prior import processes, slurm, stopping
-from prior.config import Preset, ScenesCorpus, parse_run, parse_tokens
+from prior.config import LLM, HubModel, Preset, ScenesCorpus, Vision, WebDatasetCorpus, parse_run, parse_tokens
 from prior.errors import CorpusTooSmall, UserError
 from prior.files import NO_ROOM
 from prior.presets import load_preset
@@ -20,7 +20,7 @@ from prior.presets import load_preset
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from prior.packing import Documents
+    from prior.documents import Documents
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 backbone = typer.Typer(no_args_is_help=True, help="Tokenizer, base LLM and vision tower: fetched or trained here.")
@@ -62,98 +62,171 @@ def run(application: typer.Typer) -> None:
 
 
 @app.command()
-def corpus(preset: PresetName, split: Annotated[str, typer.Option()], out: Folder) -> None:
-    """Write one split of the corpus: train, val or text_only."""
-    from prior.corpus import store
+def corpus(
+    preset: PresetName,
+    split: Annotated[str, typer.Option(help="train, val or text_only.")],
+    out: Folder,
+    shard: Annotated[int, typer.Option(help="Which part of the training split, from 0.")] = 0,
+    files: Annotated[Path | None, typer.Option(help="Where the tar files of a WebDataset lie.")] = None,
+) -> None:
+    """Write one shard of a split of the corpus."""
+    from prior.corpus import splits, store
 
-    settings = _load(preset)
-    if isinstance(settings.corpus, ScenesCorpus):
-        from prior.corpus import scenes
-
-        world = settings.corpus
-        if split == "text_only":
-            store.write_texts(_progress(scenes.texts(0, world.text_only, world.seed), world.text_only, split), out)
-        else:
-            count = getattr(world, split)
-            records = scenes.pairs(split, 0, count, world.seed, world.image_size)
-            store.write_corpus(_progress(records, count, split), out)
-        return
-    from prior.corpus.readers import read_folder
-
-    splits = read_folder(settings.corpus)
+    settings = _load(preset).corpus
     if split == "text_only":
-        store.write_texts(splits.text_only, out)
+        assert not isinstance(settings, WebDatasetCorpus)
+        texts, total = splits.texts(settings)
+        store.write_texts(_progress(texts, total, split), out)
     else:
-        store.write_corpus(getattr(splits, split), out)
+        records, total = splits.pairs(settings, split, shard, files)
+        store.write_corpus(_progress(records, total, split), out)
+
+
+@app.command()
+def tokens(train: Folder, tokenizer: Folder, out: Folder) -> None:
+    """Tokenise the captions of one shard."""
+    from prior.corpus.store import fingerprint, read_corpus
+    from prior.tokens import write_tokens
+
+    write_tokens(out, read_corpus(train), _tokenizer(tokenizer), fingerprint(train))
+
+
+@app.command()
+def count(preset: PresetName, tokens: Folder, out: Folder) -> None:
+    """Count the captions and their tokens; refuse data scales beyond them before anything is trained."""
+    from prior.documents import nested_subset
+    from prior.files import write_json
+    from prior.tokens import read_tokens, shards
+
+    largest = _load(preset).scales[-1]
+    documents = read_tokens(shards(tokens))
+    if len(set(documents.ids)) < len(documents):
+        raise UserError(f"{tokens}: shards share ids of captions; give each caption of the source an id of its own")
+    try:
+        nested_subset(documents, parse_tokens(largest), seed=0)
+    except CorpusTooSmall as error:
+        raise UserError(f"scales: {largest}: {error}; add captions or lower the scale") from None
+    write_json(out, {"captions": len(documents), "tokens": int(documents.targets.lengths.sum())})
+
+
+@app.command()
+def fetch(
+    preset: PresetName,
+    source: Annotated[str, typer.Argument(help="Id on the hub of a model, or of a dataset with --file.")],
+    out: Folder,
+    file: Annotated[str | None, typer.Option(help="One file of a dataset.")] = None,
+    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Of a model: with its weights.")] = True,
+) -> None:
+    """Fetch a model or a file from the hub, at the revision that the preset's lock file holds."""
+    from prior import hub
+    from prior.presets import lock_file
+
+    if file:
+        hub.fetch_file(source, file, out, lock_file(preset))
+    else:
+        hub.fetch_model(source, out, lock_file(preset), weights=weights)
 
 
 @app.command()
 def questions(preset: PresetName, out: Folder) -> None:
-    """Write questions and answers about training pictures of the generated world, as JSON lines."""
-    from prior.corpus.questions import tuning_questions
+    """Write what models are tuned on, as JSON lines: questions about the generated world, or conversations."""
+    from prior.corpus.questions import exchange, tuning_questions
     from prior.files import whole
 
     settings = _load(preset)
-    if settings.tune is None or not isinstance(settings.corpus, ScenesCorpus):
-        raise UserError("tune: questions are made for `corpus.kind: scenes` only; set `tune: null` for other corpora")
-    world = settings.corpus
-    asked = tuning_questions(settings.tune.questions, settings.tune.seed, world.train, world.seed)
+    assert settings.tune is not None
+    if told := settings.tune.conversations:
+        from prior.corpus.conversations import read_conversations
+
+        said = read_conversations(
+            Path(told.file), Path(told.images), settings.tune.questions, settings.tune.seed, told.max_bad_fraction
+        )
+        # A document without a picture would train nothing of what looks at pictures.
+        asked: Any = (
+            dict(item) | {"turns": [[exchange(prompt), f" {answer}"] for prompt, answer in item["turns"]]}
+            for item in said
+            if item["image"]
+        )
+    else:
+        world = settings.corpus
+        assert isinstance(world, ScenesCorpus)
+        made = tuning_questions(settings.tune.questions, settings.tune.seed, world.train, world.seed)
+        asked = ({"id": item["id"], "turns": [[item["prompt"], item["answer"]]]} for item in made)
     with whole(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for item in _progress(asked, settings.tune.questions, "questions"):
             stream.write(json.dumps(item) + "\n")
 
 
+Hub = Annotated[Path | None, typer.Option("--hub", help="What was fetched; by default what the preset names.")]
+
+
 @backbone.command()
-def tokenizer(preset: PresetName, train: Folder, text_only: Folder, out: Folder) -> None:
-    """Train a tokenizer on the captions and the text-only split, or fetch one; refuse scales beyond the corpus."""
+def tokenizer(
+    preset: PresetName,
+    out: Folder,
+    hub: Hub = None,
+    train: Annotated[Path | None, typer.Option()] = None,
+    text_only: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Train a tokenizer on the captions and the text-only split, or prepare one that was fetched."""
     from prior.backbones import hub_tokenizer, train_tokenizer
     from prior.corpus.store import read_corpus
     from prior.files import whole
-    from prior.packing import nested_subset
 
-    settings = _load(preset)
-    if isinstance(settings.tokenizer, str):
-        result = hub_tokenizer(settings.tokenizer)
+    settings = _load(preset).tokenizer
+    if isinstance(settings, str):
+        result = hub_tokenizer(str(hub or settings))
     else:
+        assert train and text_only
         texts = [*read_corpus(train)["caption"], *read_corpus(text_only)["text"]]
-        result = train_tokenizer(texts, settings.tokenizer.scratch)
-    # The first moment at which the corpus's size is known, and nothing has been trained yet.
-    largest = settings.scales[-1]
-    try:
-        nested_subset(_captions(train, result, image=False).targets.lengths, parse_tokens(largest), seed=0)
-    except CorpusTooSmall as error:
-        raise UserError(f"scales: {largest}: {error}; add captions or lower the scale") from None
+        result = train_tokenizer(texts, settings.scratch)
     with whole(out) as folder:
         result.save_pretrained(folder)
 
 
 @backbone.command()
-def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, state: State) -> None:
-    """Pre-train a small base LLM on the text-only split, or fetch one."""
+def llm(
+    preset: PresetName,
+    tokenizer: Folder,
+    out: Folder,
+    state: State,
+    hub: Hub = None,
+    text_only: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Pre-train a small base LLM on the text-only split, or prepare one that was fetched."""
     import numpy as np
 
-    from prior.backbones import hub_llm, new_llm
+    from prior.backbones import check_config, hub_llm, new_llm
     from prior.files import whole
 
-    settings = _load(preset).backbones.llm
+    whole_preset = _load(preset)
+    settings = whole_preset.backbones.llm
     words = _tokenizer(tokenizer)
-    if isinstance(settings, str):
+    if not isinstance(settings, LLM):
         # New embeddings are drawn from the old ones' covariance, whose last bits depend on the number of threads.
         _threads(1)
         if not processes.first():
             return
         with whole(out) as folder:
-            hub_llm(settings, words).save_pretrained(folder)
+            source = str(hub or whole_preset.backbones.hub_llm)
+            if isinstance(settings, HubModel):
+                check_config(Path(source), settings.config, "llm")
+            hub_llm(source, words).save_pretrained(folder)
         return
-    from prior.corpus.store import read_corpus
+    from prior.corpus.store import fingerprint, read_corpus
+    from prior.documents import tokenize_texts
     from prior.models.attention import unpack
-    from prior.packing import Packer, repeat_order, tokenize_texts
+    from prior.models.weights import export
+    from prior.packing import Packer, repeat_order
     from prior.state import private
+    from prior.tokens import tokenizer_fingerprint
     from prior.training import LOG, train
 
+    assert text_only is not None
     recipe = settings.scratch
     _training(recipe.training.threads)
-    made_from: dict[str, Any] = {"settings": recipe, "inputs": _fingerprints(text_only, words)}
+    inputs = {"corpus": fingerprint(text_only), "tokenizer": tokenizer_fingerprint(words)}
+    made_from: dict[str, Any] = {"settings": recipe, "inputs": inputs}
     with private(state, **made_from), processes.first_only(lambda: whole(out)) as folder:
         records = read_corpus(text_only)
         documents = tokenize_texts(records["id"], records["text"], words)
@@ -161,69 +234,77 @@ def llm(preset: PresetName, text_only: Folder, tokenizer: Folder, out: Folder, s
         first = np.random.default_rng([recipe.seed, 31]).permutation(len(documents))
         order = repeat_order(first, recipe.training.epochs, recipe.seed)
         packer = Packer(documents, words.bos_token_id)
-        train(model, packer, order, recipe.training, seed=recipe.seed, state_dir=state)
-        if folder is None:
-            return
+        job = whole_preset.jobs.llm
+        train(model, packer, order, recipe.training, seed=recipe.seed, state_dir=state, scaling=job)
         unpack(model)
-        model.save_pretrained(folder)
-        shutil.copy(state / LOG, folder)
+        export(model, folder)
+        if folder is not None:
+            shutil.copy(state / LOG, folder)
 
 
 @backbone.command()
-def vision(preset: PresetName, train: Folder, tokenizer: Folder, out: Folder, state: State) -> None:
-    """Train a small CLIP on the pictures and keep its vision tower, or fetch one."""
-    from prior.backbones import hub_vision, train_vision
-    from prior.corpus.store import read_corpus
+def vision(
+    preset: PresetName,
+    out: Folder,
+    state: State,
+    hub: Hub = None,
+    train: Annotated[Path | None, typer.Option()] = None,
+    tokens: Annotated[Path | None, typer.Option()] = None,
+    tokenizer: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Train a small CLIP on the pictures and keep its vision tower, or prepare one that was fetched."""
+    from prior.backbones import check_config, hub_vision, train_vision
     from prior.files import whole
     from prior.state import private
 
-    settings = _load(preset).backbones.vision
-    if isinstance(settings, str):
+    whole_preset = _load(preset)
+    settings = whole_preset.backbones.vision
+    if not isinstance(settings, Vision):
         with whole(out) as folder:
-            hub_vision(settings, folder)
+            source = str(hub or whole_preset.backbones.hub_vision)
+            if isinstance(settings, HubModel):
+                check_config(Path(source), settings.config, "vision")
+            hub_vision(source, folder)
         return
+    assert train and tokens and tokenizer
     recipe = settings.scratch
     _training(recipe.threads)
-    words = _tokenizer(tokenizer)
-    with private(state, settings=recipe, inputs=_fingerprints(train, words)), whole(out) as folder:
-        train_vision(read_corpus(train), words, recipe, folder, state)
+    documents, inputs = _captions(tokens, train)
+    with private(state, settings=recipe, inputs=inputs), whole(out) as folder:
+        train_vision(documents, _tokenizer(tokenizer), recipe, folder, state)
 
 
 @app.command()
 def reference(
     preset: PresetName,
-    train: Folder,
-    val: Folder,
-    text_only: Folder,
+    tokens: Folder,
     tokenizer: Folder,
     llm: Folder,
     out: Folder,
     state: State,
+    text_only: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Train the text-only reference LLM on the captions without the pictures."""
+    from prior import files
     from prior.corpus.store import fingerprint, read_corpus
-    from prior.packing import tokenize_texts
+    from prior.documents import tokenize_texts
     from prior.reference import train_reference
 
-    settings = _load(preset).reference
+    whole_preset = _load(preset)
+    settings = whole_preset.reference
     _training(settings.training.threads)
     words = _tokenizer(tokenizer)
-    inputs = _fingerprints(train, words, llm=llm)
+    documents, inputs = _captions(tokens / "train")
+    heldout, _ = _captions(tokens / "val")
+    inputs["llm"] = files.fingerprint(llm)
     extra = None
     if settings.text_only:
+        assert text_only is not None
         inputs["text_only"] = fingerprint(text_only)
         records = read_corpus(text_only)
         extra = tokenize_texts(records["id"], records["text"], words)
     quality = train_reference(
-        llm,
-        words,
-        _captions(train, words, image=False),
-        _captions(val, words, image=False),
-        settings,
-        out,
-        state,
-        inputs,
-        extra=extra,
+        llm, words, documents, heldout, settings, out, state, inputs, extra, whole_preset.jobs.reference
     )
     for name, parts in quality.items():
         for part, values in parts.items():
@@ -231,33 +312,33 @@ def reference(
 
 
 @app.command()
-def score(preset: PresetName, train: Folder, tokenizer: Folder, reference: Folder, out: Folder) -> None:
-    """Store log p_r of every caption token."""
+def score(preset: PresetName, tokens: Folder, tokenizer: Folder, reference: Folder, out: Folder) -> None:
+    """Store log p_r of every caption token of one shard."""
     from tqdm import tqdm
 
     from prior.reference import score as score_captions
     from prior.scores import write_scores
+    from prior.tokens import metadata, read_tokens
 
     settings = _load(preset)
     _threads(settings.reference.training.threads)
-    words = _tokenizer(tokenizer)
-    documents = _captions(train, words, image=False)
+    documents = read_tokens([tokens])
     with tqdm(unit="row", desc="scoring") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        logprob = score_captions(reference, words, documents, settings.reference, progress)
-    write_scores(out, documents, logprob, _fingerprints(train, words))
+        logprob = score_captions(reference, _tokenizer(tokenizer), documents, settings.reference, progress)
+    write_scores(out, documents, logprob, metadata(tokens))
 
 
 @app.command()
 def pretrain(
     preset: PresetName,
     run: Runs,
-    train: Folder,
-    val: Folder,
+    corpus: Folder,
+    tokens: Folder,
     tokenizer: Folder,
     llm: Folder,
     runs: RunsFolder,
@@ -268,24 +349,27 @@ def pretrain(
     """Pre-train LVLMs, each under its objective on its data scale, one after the other."""
     from dataclasses import replace
 
+    from prior import files
     from prior import runs as training
-    from prior.corpus.store import fingerprint
     from prior.scores import align
     from prior.state import clear
+    from prior.tokens import shards
 
     settings = _load(preset)
     _training(settings.pretrain.threads)
-    words = _tokenizer(tokenizer)
-    inputs = _fingerprints(train, words, llm=llm, vision=vision, scores=scores) | {"heldout": fingerprint(val)}
-    documents = _captions(train, words)
+    documents, inputs = _captions(tokens / "train", corpus / "train")
+    heldout, prints = _captions(tokens / "val", corpus / "val", limit=settings.evaluation.loss_captions)
+    inputs["heldout"] = prints["corpus"]
+    for name, path in (("llm", llm), ("vision", vision), ("scores", scores)):
+        if path is not None:
+            inputs[name] = files.fingerprint(path)
     if scores is not None:
-        documents = replace(documents, ref_logprob=align(documents, scores, _fingerprints(train, words)))
-    heldout = _captions(val, words, limit=settings.evaluation.loss_captions)
+        documents = replace(documents, ref_logprob=align(shards(tokens / "train"), shards(scores)))
     for name in run:
         try:
             training.pretrain(
-                parse_run(name), settings, words, llm, vision, documents, heldout, runs / name / "pretrain",
-                state / name / "pretrain", inputs, keep=len(run) > 1,
+                parse_run(name), settings, _tokenizer(tokenizer), llm, vision, documents, heldout,
+                runs / name / "pretrain", state / name / "pretrain", inputs, keep=len(run) > 1,
             )  # fmt: skip
         except CorpusTooSmall as error:
             raise UserError(f"scales: {name}: {error}; add captions or lower the scale") from None
@@ -297,38 +381,47 @@ def pretrain(
 def tune(
     preset: PresetName,
     run: Runs,
-    train: Folder,
     questions: Folder,
     tokenizer: Folder,
     runs: RunsFolder,
     state: State,
+    corpus: Annotated[Path | None, typer.Option(help="Folder of the split that the questions are about.")] = None,
 ) -> None:
-    """Teach pre-trained LVLMs to answer questions about training pictures."""
+    """Teach pre-trained LVLMs to answer questions about pictures."""
+    from prior import files
     from prior import runs as training
-    from prior.corpus.store import read_corpus
-    from prior.packing import tokenize_exchanges
+    from prior.corpus.store import fingerprint, read_corpus
+    from prior.documents import tokenize_exchanges
     from prior.state import clear
+    from prior.tokens import tokenizer_fingerprint
 
     settings = _load(preset)
     assert settings.tune is not None
     _training(settings.tune.training.threads)
     words = _tokenizer(tokenizer)
-    pictures = read_corpus(train).select_columns(["id", "image"])
-    place = {name: index for index, name in enumerate(pictures["id"])}
     asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
-    documents = tokenize_exchanges(
-        [f"{number}" for number in range(len(asked))],
-        [item["prompt"] for item in asked],
-        [item["answer"] for item in asked],
-        words,
-        lambda index: pictures[place[asked[index]["id"]]]["image"],
-    )
+    inputs = {"tokenizer": tokenizer_fingerprint(words), "questions": files.fingerprint(questions)}
+    if settings.tune.conversations:
+        folder = Path(settings.tune.conversations.images)
+
+        def picture(index: int) -> bytes:
+            return (folder / asked[index]["image"]).read_bytes()
+    else:
+        assert corpus is not None
+        inputs["corpus"] = fingerprint(corpus)
+        pictures = read_corpus(corpus).select_columns(["id", "image"])
+        place = {name: index for index, name in enumerate(pictures["id"])}
+
+        def picture(index: int) -> bytes:
+            return pictures[place[asked[index]["id"]]]["image"]
+
+    names = [f"{number}" for number in range(len(asked))]
+    documents = tokenize_exchanges(names, [item["turns"] for item in asked], words, picture)
     for name in run:
         checkpoint = runs / name / "pretrain/final"
-        inputs = _fingerprints(train, words, questions=questions, checkpoint=checkpoint)
         training.tune(
             parse_run(name), settings, checkpoint, words, documents, runs / name / "tuned", state / name / "tuned",
-            inputs, keep=len(run) > 1,
+            inputs | {"checkpoint": files.fingerprint(checkpoint)}, keep=len(run) > 1,
         )  # fmt: skip
     for name in run:
         clear(state / name / "tuned")
@@ -350,23 +443,23 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return load_tokenizer(folder)
 
 
-def _captions(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, image: bool = True, limit: int | None = None
-) -> Documents:
-    from prior.corpus.store import read_corpus
-    from prior.packing import tokenize_captions
+def _captions(tokens: Path, corpus: Path | None = None, limit: int | None = None) -> tuple[Documents, dict[str, str]]:
+    """The captions of a split, with their pictures if `corpus` is given, and the fingerprints of what they are from."""
+    from prior.documents import head
+    from prior.tokens import fingerprints, read_tokens, shards
 
-    return tokenize_captions(read_corpus(folder), tokenizer, image, limit)
+    image = None
+    if corpus is not None:
+        from prior.corpus.store import read_corpus
 
+        pictures = read_corpus(corpus).select_columns(["image"])
 
-def _fingerprints(corpus: Path, tokenizer: PreTrainedTokenizerFast, **others: Path | None) -> dict[str, str]:
-    """Fingerprints of a split, of the tokenizer, and of those other files and folders that are given."""
-    from prior import files
-    from prior.corpus.store import fingerprint
-    from prior.scores import tokenizer_fingerprint
+        def image(index: int) -> bytes:
+            return pictures[index]["image"]
 
-    prints = {"corpus": fingerprint(corpus), "tokenizer": tokenizer_fingerprint(tokenizer)}
-    return prints | {name: files.fingerprint(path) for name, path in others.items() if path is not None}
+    found = shards(tokens)
+    documents = read_tokens(found, image)
+    return documents if limit is None else head(documents, limit), fingerprints(found)
 
 
 def _threads(count: int) -> None:
@@ -378,12 +471,12 @@ def _threads(count: int) -> None:
 
 
 def _training(threads: int) -> None:
-    """Training takes a fixed number of threads and heeds signals and time limits."""
+    """Long work takes a fixed number of threads and heeds signals and time limits."""
     _threads(threads)
     stopping.listen()
 
 
-def _progress(items: Any, total: int, what: str) -> Any:
+def _progress(items: Any, total: int | None, what: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, mininterval=1.0)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from prior.errors import UserError
 from prior.fields import (
@@ -23,8 +23,10 @@ from prior.fields import (
     Rate,
     Scale,
     Settings,
+    Source,
     Sourced,
     Trainable,
+    backbone_form,
     kind_tag,
     parse_tokens,
 )
@@ -40,12 +42,17 @@ class ScenesCorpus(Settings):
     text_only: Positive = 30_000
     image_size: Annotated[int, Field(ge=16)] = 48
     seed: Count = 0
+    shards: Positive = 1
 
 
 class FolderCorpus(Settings):
-    """A folder of pictures with a CSV file of ``image,caption`` rows."""
+    """A folder of pictures with a file of captions: CSV rows ``image,caption``, COCO's JSON or LLaVA's.
+
+    The training captions are prepared and scored in `shards`, each by a job of its own.
+    """
 
     kind: Literal["folder"] = "folder"
+    shards: Positive = 1
     folder: FolderPath
     captions: str = "captions.csv"
     images: str = "images"
@@ -55,8 +62,32 @@ class FolderCorpus(Settings):
     max_captions: Positive | None = None
 
 
+class WebDatasetCorpus(Settings):
+    """Captioned pictures in tar files, as `img2dataset` writes them, from a hub or a folder.
+
+    Attributes
+    ----------
+    source
+        A dataset of the hub, or a folder.
+    train, val
+        Names of tar files in it, with ranges as in ``cc12m-train-{0000..0599}.tar``.
+    shards
+        The training files are prepared and scored in so many parts, each by a job of its own.
+    """
+
+    kind: Literal["webdataset"] = "webdataset"
+    source: FolderPath
+    train: Annotated[str, Field(min_length=1)]
+    val: Annotated[str, Field(min_length=1)]
+    shards: Positive = 1
+    max_bad_fraction: Fraction = 0.05
+
+
 Corpus = Annotated[
-    Annotated[ScenesCorpus, Tag("<scenes>")] | Annotated[FolderCorpus, Tag("<folder>")], Discriminator(kind_tag)
+    Annotated[ScenesCorpus, Tag("<scenes>")]
+    | Annotated[FolderCorpus, Tag("<folder>")]
+    | Annotated[WebDatasetCorpus, Tag("<webdataset>")],
+    Discriminator(kind_tag),
 ]
 
 
@@ -151,22 +182,73 @@ class Vision(Settings):
         return self.scratch.threads
 
 
-class Backbones(Settings):
-    """Each backbone is a hub id, a local folder, or ``scratch: {…}``."""
+class HubModel(Settings):
+    """A model of a hub whose shape is known before it is fetched.
 
-    llm: Sourced[LLM] = LLM()
-    vision: Sourced[Vision] = Vision()
+    Attributes
+    ----------
+    hub
+        Its id there, or a folder.
+    config
+        Keys of its ``config.json``, `model_type` among them: what sizes are planned with, and what the download is
+        held against.
+    """
+
+    hub: Source
+    config: dict[str, Any]
+
+    @field_validator("config")
+    @classmethod
+    def _type(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("model_type"), str):
+            raise ValueError("model_type is missing; copy it from the model's config.json")
+        return value
+
+
+Own = TypeVar("Own")
+Backbone = Annotated[
+    Annotated[Source, Tag("<source>")] | Annotated[HubModel, Tag("<hub>")] | Annotated[Own, Tag("<settings>")],
+    Discriminator(backbone_form),
+]
+
+
+class Backbones(Settings):
+    """Each backbone is a hub id, a local folder, ``hub: …`` with its config, or ``scratch: {…}``."""
+
+    llm: Backbone[LLM] = LLM()
+    vision: Backbone[Vision] = Vision()
+
+    @property
+    def hub_llm(self) -> str | None:
+        """Where the LLM comes from if it is not trained here."""
+        return self.llm.hub if isinstance(self.llm, HubModel) else self.llm if isinstance(self.llm, str) else None
+
+    @property
+    def hub_vision(self) -> str | None:
+        """Where the vision tower comes from if it is not trained here."""
+        vision = self.vision
+        return vision.hub if isinstance(vision, HubModel) else vision if isinstance(vision, str) else None
+
+
+class Lora(Settings):
+    """Low-rank adapters on all linear layers (arXiv 2106.09685), merged into the weights when they are trained."""
+
+    rank: Positive = 64
+    alpha: Positive = 128
 
 
 class Reference(Settings):
     """The text-only reference LLM: the base LLM trained on the captions without the pictures.
 
-    With `text_only` it also learns from the corpus's captions that have no picture.
+    With `text_only` it also learns from the corpus's captions that have no picture; with `lora` adapters are trained in
+    place of all weights. How well it knows the captions is measured on `quality_captions` of them.
     """
 
     training: Training = Training(learning_rate=1e-3)
     cross_fit: Count = 0
     text_only: bool = False
+    lora: Lora | None = None
+    quality_captions: Positive = 20_000
     seed: Count = 0
 
     @model_validator(mode="after")
@@ -177,15 +259,17 @@ class Reference(Settings):
 
 
 class HLVLM(Settings):
-    """A vision tower joined to an LLM by a two-layer MLP (LLaVA-1.5)."""
+    """A vision tower joined to an LLM by a two-layer MLP (LLaVA-1.5); `rows_per_step` in place of the training's."""
 
+    rows_per_step: Positive | None = None
     vision_feature_layer: int = -2
     trainable: Trainable[Literal["projector", "llm", "vision"]] = ("projector", "llm")
 
 
 class ULVLM(Settings):
-    """One causal LM that reads linearly embedded patches (SOLO)."""
+    """One causal LM that reads linearly embedded patches (SOLO); `rows_per_step` in place of the training's."""
 
+    rows_per_step: Positive | None = None
     patch_size: Positive = 16
     max_side: Positive = 48
     trainable: Trainable[Literal["projector", "llm"]] = ("projector", "llm")
@@ -205,20 +289,44 @@ class Architectures(Settings):
 
 
 class Objective(Settings):
-    """An entry of the registry in `prior.weighting`, which knows its kinds, with the values of its parameters."""
+    """An entry of the registry in `prior.weighting`, which knows its kinds, with the values of its parameters.
+
+    An ablation may keep to some `scales`, and end after so many `steps` of a training whose schedule is the same.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Rate]
     kind: str
+    scales: list[Scale] | None = None
+    steps: Positive | None = None
 
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
 
+class Trajectory(Settings):
+    """Checkpoints that are kept on the way and answer the benchmarks, too: those of the largest scale."""
+
+    every: Positive
+    until: Positive
+
+    def steps(self) -> range:
+        return range(self.every, self.until + 1, self.every)
+
+
+class Conversations(Settings):
+    """Conversations about pictures in LLaVA's JSON format, with the folder in which their pictures lie."""
+
+    file: FolderPath
+    images: FolderPath
+    max_bad_fraction: Fraction = 0.0
+
+
 class Tune(Settings):
-    """Instruction tuning on question–answer pairs about training pictures, the same for every run."""
+    """Instruction tuning, the same for every run: on questions about training pictures, or on conversations."""
 
     questions: Positive = 6000
+    conversations: Conversations | None = None
     training: Training = Training(learning_rate=1e-3)
     seed: Count = 0
 
@@ -247,6 +355,9 @@ class Benchmark(Settings):
 
 
 class Evaluation(Settings):
+    """How checkpoints are measured; the scores of words are shown for the first `word_captions`."""
+
+    word_captions: Positive = 20_000
     batch_size: Positive = 64
     max_new_tokens: Positive = 12
     max_caption_tokens: Positive = 48
@@ -287,10 +398,11 @@ class Preset(Settings):
     # Small runs share one process per architecture, objective and scale: starting one takes longer than training.
     seeds_together: bool = False
     pretrain: Training = Training()
+    trajectory: Trajectory | None = None
     tune: Tune | None = Tune()
     benchmarks: dict[Name, Benchmark] = {}
     # Where official benchmarks lie if they are not to be downloaded: a folder of <name>.tsv.
-    benchmarks_dir: str | None = None
+    benchmarks_dir: FolderPath | None = None
     evaluation: Evaluation = Evaluation()
     jobs: Jobs = Jobs()
     statistics: Statistics = Statistics()
@@ -321,15 +433,20 @@ class Preset(Settings):
                 f"objectives.ntp.kind: should be ntp, with which every other objective is compared (got '{kind}'); "
                 "give this objective another name"
             )
+        for name, objective in self.objectives.items():
+            if unknown := [scale for scale in objective.scales or [] if scale not in self.scales]:
+                raise ValueError(f"objectives.{name}.scales: {unknown[0]} is none of the scales {self.scales}; use one")
+        if self.objectives["ntp"].scales or self.objectives["ntp"].steps:
+            raise ValueError("objectives.ntp: every other objective is compared with it; remove its scales and steps")
         return self
 
     @model_validator(mode="after")
     def _models(self) -> Preset:
         if not self.architectures.names():
             raise ValueError("architectures: all are switched off; keep hlvlm or ulvlm")
-        if isinstance(self.backbones.llm, str) and isinstance(self.tokenizer, Tokenizer):
+        if (source := self.backbones.hub_llm) and isinstance(self.tokenizer, Tokenizer):
             raise ValueError(
-                f"tokenizer: an LLM that is fetched knows only its own tokens; write `tokenizer: {self.backbones.llm}`"
+                f"tokenizer: an LLM that is fetched knows only its own tokens; write `tokenizer: {source}`"
             )
         vision, hlvlm = self.backbones.vision, self.architectures.hlvlm
         if isinstance(vision, Vision) and hlvlm is not None:
@@ -343,20 +460,51 @@ class Preset(Settings):
         return self
 
     @model_validator(mode="after")
+    def _texts(self) -> Preset:
+        if not isinstance(self.corpus, WebDatasetCorpus):
+            return self
+        scratch = {
+            "tokenizer": isinstance(self.tokenizer, Tokenizer),
+            "backbones.llm": isinstance(self.backbones.llm, LLM),
+        }
+        for name in (name for name, made_here in scratch.items() if made_here):
+            raise ValueError(f"{name}: a WebDataset has no texts to train it on; name one of a hub or a folder")
+        if self.reference.text_only:
+            raise ValueError("reference.text_only: a WebDataset has no captions without pictures; write false")
+        return self
+
+    @model_validator(mode="after")
     def _answers(self) -> Preset:
-        if self.tune is not None and not isinstance(self.corpus, ScenesCorpus):
-            raise ValueError("tune: questions are made for `corpus.kind: scenes` only; write `tune: null`")
+        made_here = isinstance(self.corpus, ScenesCorpus)
+        if self.tune is not None and self.tune.conversations is None and not made_here:
+            raise ValueError(
+                "tune: questions are made for `corpus.kind: scenes` only; write `tune: null`, or name conversations"
+            )
+        if self.tune is not None and self.trajectory is not None:
+            raise ValueError("trajectory: checkpoints on the way are not tuned and cannot answer; write `tune: null`")
         return self
 
     def runs(self) -> list[str]:
         """Every run as ``{arch}/{objective}/{scale}/seed{k}``."""
         return [
-            f"{arch}/{objective}/{scale}/seed{seed}"
+            f"{arch}/{name}/{scale}/seed{seed}"
             for arch in self.architectures.names()
-            for objective in self.objectives
-            for scale in self.scales
+            for name, objective in self.objectives.items()
+            for scale in objective.scales or self.scales
             for seed in range(self.seeds)
         ]
+
+    def kept_steps(self, objective: str, scale: str) -> list[int]:
+        """After which steps of a pre-training a checkpoint is kept and asked, beside the last one."""
+        if self.trajectory is None or scale != self.scales[-1]:
+            return []
+        last = self.objectives[objective].steps
+        return [step for step in self.trajectory.steps() if last is None or step < last]
+
+    def pretraining(self, arch: str) -> Training:
+        """How an architecture is pre-trained."""
+        rows = getattr(self.architectures, arch).rows_per_step
+        return self.pretrain.model_copy(update={"rows_per_step": rows}) if rows else self.pretrain
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -369,14 +517,17 @@ class Preset(Settings):
         return self.stages[-1]
 
     @property
-    def trainings(self) -> dict[str, Training]:
+    def trainings(self) -> dict[str, list[Training]]:
         """How each kind of job trains that may have several processes (see `prior.jobs`)."""
         llm = self.backbones.llm
-        found = {"reference": self.reference.training, "pretrain": self.pretrain}
+        found = {
+            "reference": [self.reference.training],
+            "pretrain": [self.pretraining(arch) for arch in self.architectures.names()],
+        }
         if isinstance(llm, LLM):
-            found["llm"] = llm.scratch.training
+            found["llm"] = [llm.scratch.training]
         if self.tune:
-            found["tune"] = self.tune.training
+            found["tune"] = [self.tune.training]
         return found
 
     def threads(self, kind: str) -> int:
@@ -385,8 +536,8 @@ class Preset(Settings):
             return getattr(self.backbones.vision, "threads", 1)
         if kind == "predict":
             return self.evaluation.threads
-        training = self.trainings.get("reference" if kind == "scores" else kind)
-        return training.threads if training else 1
+        trainings = self.trainings.get("reference" if kind == "scores" else kind)
+        return trainings[0].threads if trainings else 1
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""

@@ -60,6 +60,11 @@ def _form(value: Any) -> str:
     return "<settings>" if isinstance(value, dict | BaseModel) else "<source>"
 
 
+def backbone_form(value: Any) -> str:
+    has_hub = "hub" in value if isinstance(value, dict) else hasattr(value, "hub")
+    return "<hub>" if has_hub and not isinstance(value, str) else _form(value)
+
+
 def kind_tag(value: Any) -> str:
     return f"<{value.get('kind') if isinstance(value, dict) else getattr(value, 'kind', None)}>"
 
@@ -78,8 +83,8 @@ Trainable = Annotated[tuple[Part, ...], Field(min_length=1, strict=False)]
 # Where a value may have several shapes, a tag in angle brackets tells them apart: `prior.presets` leaves it out of what
 # it tells the user.
 Own = TypeVar("Own")
-Source = Annotated[FolderPath, AfterValidator(_source), Tag("<source>")]
-Sourced = Annotated[Source | Annotated[Own, Tag("<settings>")], Discriminator(_form)]
+Source = Annotated[FolderPath, AfterValidator(_source)]
+Sourced = Annotated[Annotated[Source, Tag("<source>")] | Annotated[Own, Tag("<settings>")], Discriminator(_form)]
 
 
 class Settings(BaseModel):

@@ -45,6 +45,14 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def link_or_copy(file: str | Path, target: str | Path) -> None:
+    """A second name for a file, or a copy where the disk or its file system is another."""
+    try:
+        os.link(Path(file).resolve(), target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
 def is_full(folder: Path) -> bool:
     """Whether nothing more can be written into a folder: its disk, a quota or a limit leaves no room."""
     probe = folder / ".room"

@@ -45,12 +45,24 @@ class SingleJob(Job):
 class ParallelJob(Job):
     """A training on several processes: one on each GPU, or `processes` on each node where there are no GPUs.
 
-    `gpus` are those of each node.
+    Attributes
+    ----------
+    gpus
+        Of each node.
+    fsdp
+        Each process keeps a share of the weights and of what the optimizer knows of them (FSDP, full shard).
+    gradient_checkpointing
+        Compute activations anew in the backward pass, which saves memory and costs time.
+    loaders
+        Further processes beside each one, which read and prepare pictures.
     """
 
     nodes: Positive = 1
     gpus: Count = 0
     processes: Positive = 1
+    fsdp: bool = False
+    gradient_checkpointing: bool = False
+    loaders: Count = 0
 
     @model_validator(mode="after")
     def _one_each(self) -> ParallelJob:

@@ -49,6 +49,11 @@ def load_preset(name: str) -> Preset:
         raise UserError(f"preset '{path.stem}': {error}") from None
 
 
+def lock_file(preset: str) -> Path:
+    """The file beside a preset's that says at which commits it fetches from a hub (see `prior.hub`)."""
+    return _find(preset, Path()).with_suffix(".lock")
+
+
 def _find(name: str, folder: Path) -> Path:
     """The file of a preset; a path counts from `folder`, a bare name means one of ours."""
     return folder / name if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"

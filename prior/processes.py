@@ -1,4 +1,4 @@
-"""One run on several processes, as torchrun starts them: which of them this is, and who writes files."""
+"""One run on several processes, as torchrun starts them: which of them this is, who writes files, sums over all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# The first process measures and exports alone while the others wait; of one that died torchrun tells.
+# The first process writes files alone while the others wait; of one that died torchrun tells.
 PATIENCE = timedelta(days=7)
 
 
@@ -18,9 +18,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def index() -> int:
+    """Which of the processes this is, counted from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def first() -> bool:
     """Whether this process is the one that writes files and speaks to SLURM; alone it always is."""
-    return os.environ.get("RANK", "0") == "0"
+    return index() == 0
 
 
 def join() -> None:
@@ -37,13 +42,16 @@ def wait() -> None:
         torch.distributed.barrier()
 
 
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place; all have to call it."""
+    if count() > 1:
+        torch.distributed.all_reduce(values)
+    return values
+
+
 def any_of(value: bool, device: torch.device) -> bool:
     """Whether it is true in any of the processes, so that all decide alike."""
-    if count() == 1:
-        return value
-    total = torch.tensor([float(value)], device=device)
-    torch.distributed.all_reduce(total)
-    return bool(total.item())
+    return bool(total(torch.tensor([float(value)], device=device)).item())
 
 
 def first_only(context: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:

@@ -20,11 +20,14 @@ import torch
 import yaml
 
 from prior import config, models, processes
-from prior.files import whole, write_text
-from prior.models.attention import unpack
-from prior.packing import Documents, Packer, nested_subset, repeat_order
+from prior.documents import Documents, nested_subset
+from prior.errors import UserError
+from prior.files import link_or_copy, whole, write_text
+from prior.models.attention import pack, unpack
+from prior.packing import Packer, repeat_order
 from prior.scores import token_logprobs
 from prior.state import append_lines, private, read_lines
+from prior.tokens import ragged_array
 from prior.training import LOG, train
 
 if TYPE_CHECKING:
@@ -53,37 +56,59 @@ def pretrain(
     """
     settings = getattr(preset.architectures, run.arch)
     objective = preset.objectives[run.objective]
-    architecture = models.build(run.arch, settings, tokenizer, llm, vision, run.seed)
-    subset = nested_subset(documents.targets.lengths, config.parse_tokens(run.scale), run.seed)
-    order = repeat_order(subset, preset.pretrain.epochs, run.seed)
+    training = preset.pretraining(run.arch)
+    job = preset.jobs.pretrain
+    architecture = models.build(run.arch, settings, tokenizer, llm, vision, run.seed, fsdp=job.fsdp)
+    subset = nested_subset(documents, config.parse_tokens(run.scale), run.seed)
+    order = repeat_order(subset, training.epochs, run.seed)
     packer = Packer(documents, tokenizer.bos_token_id, architecture)
     curve = Heldout(architecture, heldout, tokenizer.bos_token_id, state_dir / "heldout.jsonl")
-    used = {"objective": objective, "architecture": settings, "training": preset.pretrain}
-    count = preset.evaluation.trajectory_points
+    used = {"objective": objective, "architecture": settings, "training": training}
+    points, kept = preset.evaluation.trajectory_points, preset.kept_steps(run.objective, run.scale)
 
-    def points(steps: int) -> tuple[set[int], Any]:
+    def on_the_way(steps: int) -> tuple[set[int], Any]:
+        if kept and kept[-1] >= steps:
+            raise UserError(
+                f"trajectory: a checkpoint is to be kept at step {kept[-1]}, but {run.arch} at {run.scale} ends after "
+                f"step {steps}; lower trajectory.until, or make its steps smaller"
+            )
         # The last step is measured when all is done.
-        return {round(steps * k / count) for k in range(1, count)} - {steps}, curve.measure
+        measured = {round(steps * k / points) for k in range(1, points)} - {steps}
 
-    measured = {"captions": len(heldout), "points": count}
-    made_from = {"run": run, "settings": used, "heldout": measured, "inputs": fingerprints}
+        def measure_and_keep(step: int) -> None:
+            if step in measured:
+                curve.measure(step)
+            if step in kept:
+                export(architecture, tokenizer, state_dir / f"step{step}", training.bf16)
+
+        return measured | set(kept), measure_and_keep
+
+    described = {"captions": len(heldout), "points": points, "kept": kept}
+    made_from = {"run": run, "settings": used, "heldout": described, "inputs": fingerprints}
     with private(state_dir, keep=keep, **made_from), processes.first_only(lambda: whole(out)) as folder:
         steps = train(
             architecture.model,
             packer,
             order,
-            preset.pretrain,
+            training,
             seed=run.seed,
             state_dir=state_dir,
             objective=objective,
-            at_steps=points,
+            at_steps=on_the_way,
             keep=keep,
+            until=objective.steps,
+            scaling=job,
         )
+        curve.finish(steps)
+        if folder is not None:
+            folder.mkdir(parents=True)
+        export(architecture, tokenizer, folder and folder / "final", training.bf16)
         if folder is None:
             return
-        folder.mkdir(parents=True)
-        curve.write(folder, steps)
-        _finish(folder, state_dir, architecture, tokenizer)
+        curve.write(folder)
+        shutil.copy(state_dir / LOG, folder)
+        for step in kept:
+            shutil.copytree(state_dir / f"step{step}", folder / f"step{step}", copy_function=link_or_copy)
         _describe(
             folder / "run.yaml",
             run=run._asdict() | {"stage": "pretrain", "steps": steps},
@@ -109,7 +134,7 @@ def tune(
     settings = preset.tune
     assert settings is not None
     used = {"architecture": getattr(preset.architectures, run.arch), "tune": settings}
-    architecture = models.load(checkpoint)
+    architecture = models.load(checkpoint, fsdp=preset.jobs.tune.fsdp)
     architecture.set_trainable(used["architecture"].trainable)
     order = np.random.default_rng([settings.seed, 29]).permutation(len(documents))
     order = repeat_order(order, settings.training.epochs, settings.seed)
@@ -124,16 +149,19 @@ def tune(
             seed=settings.seed,
             state_dir=state_dir,
             keep=keep,
+            scaling=preset.jobs.tune,
         )
+        if folder is not None:
+            folder.mkdir(parents=True)
+        export(architecture, tokenizer, folder and folder / "final", settings.training.bf16)
         if folder is None:
             return
-        folder.mkdir(parents=True)
-        _finish(folder, state_dir, architecture, tokenizer)
+        shutil.copy(state_dir / LOG, folder)
         _describe(
             folder / "run.yaml",
             run=run._asdict() | {"stage": "tuned", "steps": steps},
             settings=used,
-            tokens={"questions": len(documents), "answer_tokens": int(documents.targets.lengths.sum())},
+            tokens={"questions": len(documents), "answer_tokens": int(documents.labels.sum())},
             model=architecture.model,
             fingerprints=fingerprints,
         )
@@ -153,17 +181,24 @@ class Heldout:
             "without": Packer(documents.without_pictures(), bos_token_id),
         }
         self.logprobs: dict[str, np.ndarray] = {}
+        self.last: list[dict[str, Any]] = []
         self.file = file
 
     def measure(self, step: int) -> None:
-        """Keep the rows of this step."""
-        append_lines(self.file, self.rows(step))
+        """Keep the rows of this step; all processes have to call it."""
+        rows = self._rows(step)
+        if processes.first():
+            append_lines(self.file, rows)
 
-    def rows(self, step: int) -> list[dict[str, Any]]:
-        """One row per picture mode and metric; the log-probabilities of the last call are what `write` stores."""
+    def finish(self, last: int) -> None:
+        """Measure the last step, whose log-probabilities `write` stores, too; all processes have to call it."""
+        self.last = self._rows(last)
+
+    def _rows(self, step: int) -> list[dict[str, Any]]:
+        """One row per picture mode and metric."""
         rows = []
         self.architecture.model.eval()
-        relevant = self.documents.relevant
+        relevant = None if self.documents.relevant is None else self.documents.relevant.values
         for picture, packer in self.packers.items():
             logprob = token_logprobs(self.architecture.model, packer)
             self.logprobs[picture] = logprob
@@ -177,36 +212,40 @@ class Heldout:
                 )
         return rows
 
-    def write(self, folder: Path, last: int) -> None:
-        """Measure the last step; ``heldout.csv`` has every measured step and ``token_logprobs.arrow`` the last."""
-        rows = read_lines(self.file) + self.rows(last)
+    def write(self, folder: Path) -> None:
+        """``heldout.csv`` has every measured step and ``token_logprobs.arrow`` the last."""
+        # A training may have been told to end at a step that is measured on the way.
+        rows = [row for row in read_lines(self.file) if row["step"] < self.last[0]["step"]] + self.last
         with (folder / "heldout.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         targets = self.documents.targets
-        offsets = pa.array(targets.offsets.astype(np.int32))
         columns = {
-            "input_ids": pa.array(targets.values, pa.int32()),
-            "logprob": pa.array(self.logprobs["with"]),
-            "logprob_without_picture": pa.array(self.logprobs["without"]),
+            "input_ids": ragged_array(targets, pa.int32()),
+            "logprob": ragged_array(targets.beside(self.logprobs["with"]), pa.float32()),
+            "logprob_without_picture": ragged_array(targets.beside(self.logprobs["without"]), pa.float32()),
         }
         if self.documents.relevant is not None:
-            columns["relevant"] = pa.array(self.documents.relevant)
-        lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
-        table = pa.table({"id": pa.array(self.documents.ids), **lists})
+            columns["relevant"] = ragged_array(self.documents.relevant, pa.float32())
+        table = pa.table({"id": pa.array(self.documents.ids), **columns})
         with pa.ipc.new_file(str(folder / "token_logprobs.arrow"), table.schema) as arrow:
             arrow.write_table(table)
 
 
-def _finish(
-    folder: Path, state_dir: Path, architecture: models.Architecture, tokenizer: PreTrainedTokenizerFast
+def export(
+    architecture: models.Architecture, tokenizer: PreTrainedTokenizerFast, folder: Path | None, bf16: bool
 ) -> None:
-    """Export the trained model and its log."""
+    """Write a model, in training or trained, as a Hugging Face folder in the precision that it is trained in.
+
+    The first process writes; all have to call it.
+    """
     unpack(architecture.model)
-    architecture.save(folder / "final")
-    tokenizer.save_pretrained(folder / "final")
-    shutil.copy(state_dir / LOG, folder)
+    if folder is not None and processes.first():
+        # First, since an architecture may bring a chat template of its own.
+        tokenizer.save_pretrained(folder)
+    architecture.save(folder, torch.bfloat16 if bf16 else torch.float32)
+    pack(architecture.model)
 
 
 def _describe(

@@ -6,8 +6,7 @@ token has been gathered.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +14,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from prior import processes
+from prior.documents import Documents, Ragged
 from prior.errors import UserError
 from prior.files import whole
-from prior.loss import token_nll
-from prior.packing import Batch, Documents, Packer, Ragged, model_inputs, plan_rows
+from prior.loss import caption_nll
+from prior.packing import Batch, Packer, model_inputs, plan_rows
+from prior.tokens import metadata, ragged_array, read_ragged, read_table
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 SCHEMA = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("logprob", pa.list_(pa.float32()))])
 
@@ -35,80 +37,73 @@ def token_logprobs(
 ) -> np.ndarray:
     """Natural log of the probability of every target token, given its context.
 
-    The model must attend within documents (`prior.models.attention.pack`).
+    The model must attend within documents (`prior.models.attention.pack`). Where there are several processes, all have
+    to call it: each computes its share of the rows, and all get the whole.
 
     Returns
     -------
-    float32 array beside ``packer.documents.targets.values``
+    float32 array beside ``packer.documents.targets``, flat
     """
     lengths = packer.lengths()
-    targets = packer.documents.targets
-    result = np.empty(len(targets.values), dtype=np.float32)
+    sizes = packer.documents.targets.lengths
+    starts = np.cumsum(sizes) - sizes
     rows = plan_rows(lengths, np.argsort(lengths, kind="stable"), row_tokens)
     device = next(model.parameters()).device
-    for done, row in enumerate(rows):
+    result = torch.zeros(int(sizes.sum()), device=device)
+    for begin in range(0, len(rows), processes.count()):
+        mine = begin + processes.index()
+        # A sharded model needs all processes in each pass; what is left over in the last round is computed in vain.
+        row = rows[min(mine, len(rows) - 1)]
         batch: Batch = {name: part.to(device) for name, part in packer.row(row).items()}
-        nll = token_nll(model(**model_inputs(batch), use_cache=False).logits, batch["labels"])
-        where = np.concatenate([np.arange(targets.offsets[i], targets.offsets[i + 1]) for i in row])
-        result[where] = -nll.float().cpu().numpy()
+        nll = caption_nll(model, model_inputs(batch), batch["labels"])
+        if mine < len(rows):
+            where = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in row])
+            result[torch.from_numpy(where).to(device)] = -nll
         if progress:
-            progress(done + 1, len(rows))
-    return result
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 over the vocabulary: which token has which number."""
-    import hashlib
-
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
-    return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+            progress(min(begin + processes.count(), len(rows)), len(rows))
+    return processes.total(result).cpu().numpy()
 
 
 def write_scores(path: Path, documents: Documents, logprob: np.ndarray, fingerprints: dict[str, str]) -> None:
-    """Store scores as Arrow: id, input_ids, logprob; fingerprints go into the schema's metadata."""
-    targets = documents.targets
-    offsets = pa.array(targets.offsets.astype(np.int32))
-    table = pa.table(
-        {
-            "id": pa.array(documents.ids),
-            "input_ids": pa.ListArray.from_arrays(offsets, pa.array(targets.values, pa.int32())),
-            "logprob": pa.ListArray.from_arrays(offsets, pa.array(logprob, pa.float32())),
-        },
-        schema=SCHEMA.with_metadata({key: value for key, value in fingerprints.items()}),
-    )
+    """Store the scores of one shard as Arrow: id, input_ids, logprob; fingerprints go into the schema's metadata."""
+    columns = {
+        "id": pa.array(documents.ids),
+        "input_ids": ragged_array(documents.targets, pa.int32()),
+        "logprob": ragged_array(documents.targets.beside(logprob), pa.float32()),
+    }
+    table = pa.table(columns, schema=SCHEMA.with_metadata(fingerprints))
     with whole(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table, max_chunksize=65_536)
 
 
-def read_scores(path: Path) -> tuple[list[str], Ragged, np.ndarray, dict[str, str]]:
-    """Ids, tokens, log-probabilities (flat, beside the tokens) and fingerprints of a scores file, memory-mapped."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    tokens, logprob = table["input_ids"].combine_chunks(), table["logprob"].combine_chunks()
-    ragged = Ragged(tokens.flatten().to_numpy(), tokens.offsets.to_numpy().astype(np.int64))
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return table["id"].to_pylist(), ragged, logprob.flatten().to_numpy(), metadata
+def align(tokens: Sequence[Path], scores: Sequence[Path]) -> Ragged:
+    """The stored log p_r beside the tokens of some shards, memory-mapped.
 
-
-def align(documents: Documents, path: Path, fingerprints: dict[str, str]) -> np.ndarray:
-    """The stored log p_r beside ``documents.targets.values``.
+    Parameters
+    ----------
+    tokens, scores
+        The shards of either, in the same order.
 
     Raises
     ------
     UserError
-        If the scores were made with another tokenizer or corpus, or differ from what is tokenised here.
+        If the scores were made with another tokenizer or corpus, or differ from what is trained on.
     """
-    ids, tokens, logprob, found = read_scores(path)
-    for name, expected in fingerprints.items():
-        if found.get(name) != expected:
-            raise UserError(
-                f"{path}: these scores were made with another {name} ({found.get(name)}, not {expected}); "
-                "delete the file and score again"
-            )
-    if ids != documents.ids:
-        raise UserError(f"{path}: its captions are not those of the corpus, or in another order; score again")
-    if not np.array_equal(tokens.offsets, documents.targets.offsets) or not np.array_equal(
-        tokens.values, documents.targets.values
-    ):
-        raise UserError(f"{path}: its tokens differ from those that training makes of the same captions; score again")
-    return logprob
+    if len(tokens) != len(scores):
+        raise UserError(f"{scores[0].parent}: {len(scores)} shards of scores for {len(tokens)} of tokens; score again")
+    columns = []
+    for shard, path in zip(tokens, scores, strict=True):
+        expected, found = metadata(shard), metadata(path)
+        for name, value in expected.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{path}: these scores were made with another {name} ({found.get(name)}, not {value}); "
+                    "delete the file and score again"
+                )
+        trained, scored = read_table(shard), read_table(path)
+        if not scored["id"].equals(trained["id"]):
+            raise UserError(f"{path}: its captions are not those of {shard}, or in another order; score again")
+        if not scored["input_ids"].equals(trained["input_ids"]):
+            raise UserError(f"{path}: its tokens differ from those in {shard}, which are trained on; score again")
+        columns.append(scored["logprob"])
+    return Ragged.join(map(read_ragged, columns))

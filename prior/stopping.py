@@ -18,6 +18,8 @@ from prior.errors import UserError
 EXIT_CODE = 75
 SIGNALS = {signal.SIGTERM: "told to end", signal.SIGUSR1: "warned that time is nearly over"}
 BUDGET = "PRIOR_MINUTES"
+# Seconds since 1970: one moment for all jobs of a run.
+DEADLINE = "PRIOR_DEADLINE"
 
 _asked: str | None = None
 _deadline: float | None = None
@@ -33,17 +35,19 @@ def lead(limit: float) -> float:
 
 
 def listen() -> None:
-    """From now on note the signals, and learn how much time there is: of the SLURM job, or in ``PRIOR_MINUTES``.
+    """From now on note the signals, and learn how much time there is.
+
+    It ends with the SLURM job's, with ``PRIOR_MINUTES`` from now, or at ``PRIOR_DEADLINE``.
 
     Raises
     ------
     UserError
-        If ``PRIOR_MINUTES`` is not a number of minutes.
+        If one of these variables is not a number.
     """
     global _deadline
     for number in SIGNALS:
         signal.signal(number, _ask)
-    ends = [end for end in (_end_of_budget(), _end_of_job()) if end is not None]
+    ends = [end for end in (_end_of_budget(), _end_of_run(), _end_of_job()) if end is not None]
     _deadline = min(ends, default=None)
 
 
@@ -70,6 +74,16 @@ def _end_of_budget() -> float | None:
     if not 0 < seconds < math.inf:
         raise UserError(f"{BUDGET}: '{given}' is not a number of minutes; write it as 55 or 1.5")
     return time.time() + seconds - lead(seconds)
+
+
+def _end_of_run() -> float | None:
+    given = os.environ.get(DEADLINE)
+    try:
+        return float(given) if given else None
+    except ValueError:
+        raise UserError(
+            f"{DEADLINE}: '{given}' is no number of seconds since 1970; write what `date +%s` says"
+        ) from None
 
 
 def _end_of_job() -> float | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from prior.config import Benchmark, Preset, ScenesCorpus
+from prior.config import Benchmark, Corpus, FolderCorpus, Preset, ScenesCorpus, WebDatasetCorpus
 from prior.errors import UserError
 from prior.files import whole
 
@@ -80,7 +80,7 @@ def check_benchmarks(preset: Preset) -> None:
                 raise UserError(f"{where}.source: there is no eval/benchmarks/{name.lower()}.py that could make it")
             continue
         if name == "CHAIR":
-            _check_chair(where, entry, scenes)
+            _check_chair(where, entry, preset.corpus)
             continue
         if not scenes and not hasattr(module, "corpus_rows"):
             remedy = ", write `source: official`" if name in OFFICIAL else ""
@@ -91,10 +91,12 @@ def check_benchmarks(preset: Preset) -> None:
             raise UserError(f"{where}.items: {entry.items} cannot fill every category; ask for {fewest} or more")
 
 
-def _check_chair(where: str, entry: Benchmark, scenes: bool) -> None:
+def _check_chair(where: str, entry: Benchmark, corpus: Corpus) -> None:
     if entry.answer != "caption":
         raise UserError(f"{where}.answer: it is about captions; write `answer: caption`")
-    if not scenes and not (entry.objects and entry.synonyms):
+    if isinstance(corpus, WebDatasetCorpus):
+        raise UserError(f"{where}: what is in the pictures of a WebDataset nobody knows; leave it out")
+    if isinstance(corpus, FolderCorpus) and not (entry.objects and entry.synonyms):
         raise UserError(f"{where}: which objects are in these pictures? name files of them in `objects` and `synonyms`")
 
 

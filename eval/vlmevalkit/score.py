@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from eval import tsv
-from eval.checkpoints import parse_checkpoint, prediction_file
+from eval.checkpoints import is_final, parse_checkpoint, prediction_file
 from eval.degenerate import degenerate
 from eval.results import BASELINE, ITEM_COLUMNS, METRIC_COLUMNS, PERCEPTION, REASONING
 from eval.vlmevalkit.kit import NAMES, dataset, fresh_folder, kit
@@ -164,7 +164,7 @@ def score_checkpoints(
     predictions
         Folder of ``<checkpoint>/<benchmark>.tsv``.
     no_picture
-        Also score what each checkpoint answered without the pictures.
+        Also score what each final checkpoint answered without the pictures.
     degenerate_seeds
         Also score what needs no model, random answers with so many seeds; 0 leaves them out.
     official
@@ -178,7 +178,7 @@ def score_checkpoints(
     work: list[tuple[str, dict[str, Any], pd.DataFrame]] = []
     for checkpoint in checkpoints:
         run = parse_checkpoint(checkpoint, runs)
-        for picture in (True, False) if no_picture else (True,):
+        for picture in (True, False) if no_picture and is_final(checkpoint) else (True,):
             answers = prediction_file(predictions, checkpoint, path.stem, picture)
             keys = run | {"picture": "with" if picture else "without"}
             work.append((str(answers), keys, _with_predictions(answers, frame)))

@@ -8,7 +8,8 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from prior.config import FolderCorpus
+from prior.corpus.json_array import is_array, read_array
 from prior.corpus.store import Record, Text
 from prior.errors import UserError
 
@@ -28,6 +30,13 @@ class Row(NamedTuple):
     place: str
 
 
+class Caption(NamedTuple):
+    """A row under its id."""
+
+    identity: str
+    row: Row
+
+
 class Splits(NamedTuple):
     """What `read_folder` gives; each may be iterated once, and pictures are read when their turn comes."""
 
@@ -36,20 +45,36 @@ class Splits(NamedTuple):
     text_only: Iterator[Text]
 
 
-def read_folder(settings: FolderCorpus) -> Splits:
+def read_folder(settings: FolderCorpus, part: int = 0, parts: int = 1) -> Splits:
     """Read a folder of captioned pictures and divide it by picture into training and held-out captions.
 
     A picture's place is decided by the SHA-256 of its name alone, so it stays there when others come or go. The k-th
     caption of a picture has the id ``<stem>-<k>``; which words the picture decides is unknown (`relevant` is None).
-    Every picture is decoded once before anything is returned. `max_captions` keeps the captions of the first pictures
-    in hash order, and as many lines of the text-only file. Without a text-only file the training captions stand in for
-    it. Text-only lines that name a held-out picture are left out.
+    `max_captions` keeps the captions of the first pictures in hash order, and as many lines of the text-only file.
+    Without a text-only file the training captions stand in for it. Text-only lines that name a held-out picture are
+    left out.
+
+    Parameters
+    ----------
+    settings
+        The folder, and how to divide it.
+    part, parts
+        Which part of the training pictures `train` holds, counted from 0, and of how many. The SHA-256 of its name
+        decides a picture's part; all parts together are the split. `val` and `text_only` are always whole.
+
+    Returns
+    -------
+    The three splits. With one part, every picture is decoded once before anything is returned. With several, a job
+    reads one of the splits: only its own pictures are decoded, when its iteration begins, and `max_bad_fraction` is a
+    share of them. Captions that stand in for a text-only file then stay even if their pictures are left out.
 
     Raises
     ------
     UserError
         If a file, a column, a caption or a picture is missing or broken, an entry is there twice, or a split is empty.
     """
+    if not 0 <= part < parts:
+        raise UserError(f"corpus: there is no part {part} of {parts}; parts are counted from 0")
     folder = Path(settings.folder)
     if not folder.is_dir():
         raise UserError(f"corpus.folder: there is no folder '{folder}'; name the folder that holds your captions file")
@@ -58,23 +83,29 @@ def read_folder(settings: FolderCorpus) -> Splits:
     _refuse_duplicates(rows, source)
     rows = _cut(rows, settings.max_captions)
     images = folder / settings.images
-    rows = _drop_bad(rows, source, images, settings.max_bad_fraction)
+    check = partial(_bad_pictures, source=source, images=images, allowed=settings.max_bad_fraction)
+    if parts == 1:
+        bad = check(row.image for row in rows)
+        rows = [row for row in rows if row.image not in bad]
 
     held_out = {image for image in {row.image for row in rows} if _fraction(image) < settings.val_fraction}
-    train: list[tuple[str, Row]] = []
-    val: list[tuple[str, Row]] = []
-    for identity, row in _identify(rows, source):
-        (val if row.image in held_out else train).append((identity, row))
-    for name, part in (("train", train), ("val", val)):
-        if not part:
+    captions = list(_identify(rows, source))
+    train = [caption for caption in captions if caption.row.image not in held_out]
+    val = [caption for caption in captions if caption.row.image in held_out]
+    for name, split in (("train", train), ("val", val)):
+        if not split:
             raise UserError(
                 f"corpus: {source.name} leaves no captions for the {name} split (val_fraction {settings.val_fraction}, "
                 f"{len(rows)} captions); change corpus.val_fraction or add pictures"
             )
-    texts = [Text(id=identity, text=row.caption) for identity, row in train]
+    texts: Iterable[Text] = (Text(id=caption.identity, text=caption.row.caption) for caption in train)
     if settings.text_only is not None:
         texts = _read_texts(folder / settings.text_only, held_out, settings.max_captions)
-    return Splits(_records(train, images), _records(val, images), iter(texts))
+    if parts == 1:
+        return Splits(_records(train, images), _records(val, images), iter(texts))
+    # Salted for the same reason as the cut: training pictures have the upper fractions of the unsalted order.
+    own = [caption for caption in train if int(_fraction(caption.row.image, "part:") * parts) == part]
+    return Splits(_checked(own, images, check), _checked(val, images, check), iter(texts))
 
 
 def _fraction(name: str, salt: str = "") -> float:
@@ -90,7 +121,7 @@ def _cut(rows: list[Row], limit: int | None) -> list[Row]:
     return [rows[i] for i in sorted(order[:limit])]
 
 
-def _identify(rows: list[Row], source: Path) -> Iterator[tuple[str, Row]]:
+def _identify(rows: list[Row], source: Path) -> Iterator[Caption]:
     """Number the captions of each picture; two pictures whose names differ only in folder or suffix would clash."""
     count: dict[str, int] = {}
     owner: dict[str, str] = {}
@@ -102,7 +133,7 @@ def _identify(rows: list[Row], source: Path) -> Iterator[tuple[str, Row]]:
                 "rename one of the images"
             )
         count[stem] = count.get(stem, -1) + 1
-        yield f"{stem}-{count[stem]}", row
+        yield Caption(f"{stem}-{count[stem]}", row)
 
 
 def _refuse_duplicates(rows: list[Row], source: Path) -> None:
@@ -116,32 +147,60 @@ def _refuse_duplicates(rows: list[Row], source: Path) -> None:
         )
 
 
-def _drop_bad(rows: list[Row], source: Path, images: Path, allowed: float) -> list[Row]:
-    names = list(dict.fromkeys(row.image for row in rows))
+def _bad_pictures(names: Iterable[str], source: Path, images: Path, allowed: float) -> set[str]:
+    """Those of the pictures that cannot be used; refused where they are more than allowed."""
+    different = list(dict.fromkeys(names))
     bad = {}
-    for name in tqdm(names, desc="Checking pictures", unit="picture", disable=None, leave=False):
-        if trouble := _trouble(images / name):
-            bad[name] = trouble
+    for name in tqdm(different, desc="Checking pictures", unit="picture", disable=None, leave=False):
+        if trouble := _file_trouble(images / name):
+            bad[name] = f"'{name}' {trouble}"
+    remedy = f"mend or remove them in '{images}'"
+    leave_out(source.name, "pictures", list(bad.values()), len(different), allowed, remedy)
+    return set(bad)
+
+
+def leave_out(source: str, kind: str, bad: Sequence[str], total: int, allowed: float, remedy: str) -> None:
+    """Say in one note what is left out of a corpus, if anything, or refuse it.
+
+    Parameters
+    ----------
+    source, kind
+        Where the entries are and what they are called: "captions.csv" and "pictures".
+    bad
+        The bad ones, each with its name and its trouble: "'p1.jpg' is missing".
+    total
+        How many entries there are, good and bad.
+    allowed
+        The share of bad ones up to which they are left out.
+    remedy
+        What else can be done about them: "mend or remove them".
+
+    Raises
+    ------
+    UserError
+        If more than the allowed share is bad.
+    """
     if not bad:
-        return rows
-    some = ", ".join(f"'{name}' {trouble}" for name, trouble in list(bad.items())[:3])
-    summary = (
-        f"{source.name}: {len(bad)} of {len(names)} pictures cannot be used ({some}{', …' if len(bad) > 3 else ''})"
-    )
-    if len(bad) > allowed * len(names):
-        raise UserError(
-            f"{summary}; mend or remove them in '{images}', or raise corpus.max_bad_fraction above {allowed:g}"
-        )
-    print(f"note: {summary}; left out, as corpus.max_bad_fraction {allowed:g} allows", file=sys.stderr)
-    return [row for row in rows if row.image not in bad]
+        return
+    some = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
+    summary = f"{source}: {len(bad)} of {total} {kind} cannot be used ({some})"
+    if len(bad) > allowed * total:
+        raise UserError(f"{summary}; {remedy}, or raise max_bad_fraction above {allowed:g}")
+    print(f"note: {summary}; left out, as max_bad_fraction {allowed:g} allows", file=sys.stderr)
 
 
-def _trouble(path: Path) -> str | None:
-    """What is wrong with an image file, if anything."""
+def _file_trouble(path: Path) -> str | None:
     if not path.is_file():
         return "is missing"
     try:
-        content = path.read_bytes()
+        return picture_trouble(path.read_bytes())
+    except OSError:
+        return "cannot be read"
+
+
+def picture_trouble(content: bytes) -> str | None:
+    """What is wrong with an encoded picture, if anything: it is decoded once."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # verify() compares checksums where a format has them, and spends the image; load() decodes its pixels.
@@ -152,9 +211,17 @@ def _trouble(path: Path) -> str | None:
     return None
 
 
-def _records(rows: list[tuple[str, Row]], images: Path) -> Iterator[Record]:
+def _checked(captions: list[Caption], images: Path, check: Callable[[Iterable[str]], set[str]]) -> Iterator[Record]:
+    """The records of captions whose pictures have not been decoded before."""
+    if not captions:
+        raise UserError("corpus: this part of the training captions is empty; divide them into fewer parts")
+    bad = check(caption.row.image for caption in captions)
+    yield from _records((caption for caption in captions if caption.row.image not in bad), images)
+
+
+def _records(captions: Iterable[Caption], images: Path) -> Iterator[Record]:
     name, content = None, b""
-    for identity, row in rows:
+    for identity, row in captions:
         if row.image != name:
             name, content = row.image, (images / row.image).read_bytes()
         yield Record(id=identity, image=content, caption=row.caption, relevant=None)
@@ -175,11 +242,7 @@ def _read_rows(source: Path, with_image: bool) -> list[Row]:
     """Every caption of a source file; the image's name is empty where it is neither there nor needed."""
     if not source.is_file():
         raise UserError(f"corpus: there is no file '{source}'; write it, or name the right one in the preset")
-    try:
-        content = source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    rows = list((_json_rows if source.suffix == ".json" else _csv_rows)(content, source, with_image))
+    rows = list((_json_rows if source.suffix == ".json" else _csv_rows)(source, with_image))
     for row in rows:
         if not row.caption:
             raise UserError(f"{source.name} {row.place}: the caption is empty; write one or remove the entry")
@@ -190,9 +253,16 @@ def _read_rows(source: Path, with_image: bool) -> list[Row]:
     return rows
 
 
-def _csv_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
+def _text_of(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def _csv_rows(source: Path, with_image: bool) -> Iterator[Row]:
     # Strict: a quote that is never closed would otherwise swallow the rest of the file as one caption.
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(_text_of(source), newline=""), strict=True)
     needed = ["image", "caption"] if with_image else ["caption"]
     try:
         if missing := [name for name in needed if name not in (reader.fieldnames or [])]:
@@ -211,22 +281,22 @@ def _csv_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
         raise UserError(f"{source.name} line {reader.line_num}: not valid CSV ({error}); mend its quotes") from None
 
 
-def _json_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
+def _json_rows(source: Path, with_image: bool) -> Iterator[Row]:
     """COCO's captions (``{"images": […], "annotations": […]}``) or LLaVA's ``[{"image", "conversations"}, …]``.
 
     Of a conversation the first answer is the caption, as in LLaVA's pre-training data.
     """
     try:
-        value: Any = json.loads(content)
-        if isinstance(value, dict):
-            names = {entry["id"]: _text(entry["file_name"]) for entry in value["images"]}
-            for number, entry in enumerate(value["annotations"], start=1):
-                yield Row(names[entry["image_id"]], _text(entry["caption"]), f"annotation {number}")
-        else:
-            for number, entry in enumerate(value, start=1):
+        if is_array(source):
+            for number, entry in enumerate(read_array(source), start=1):
                 answers = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
-                image = _text(entry["image"] if with_image else entry.get("image"))
-                yield Row(image, _text(answers[0] if answers else None), f"entry {number}")
+                image = _stripped(entry["image"] if with_image else entry.get("image"))
+                yield Row(image, _stripped(answers[0] if answers else None), f"entry {number}")
+        else:
+            value: Any = json.loads(_text_of(source))
+            names = {entry["id"]: _stripped(entry["file_name"]) for entry in value["images"]}
+            for number, entry in enumerate(value["annotations"], start=1):
+                yield Row(names[entry["image_id"]], _stripped(entry["caption"]), f"annotation {number}")
     except json.JSONDecodeError as error:
         raise UserError(f"{source.name} line {error.lineno}: not valid JSON; mend it") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -236,6 +306,6 @@ def _json_rows(content: str, source: Path, with_image: bool) -> Iterator[Row]:
         ) from None
 
 
-def _text(value: Any) -> str:
+def _stripped(value: Any) -> str:
     """A JSON value as text; null is none."""
     return "" if value is None else str(value).strip()

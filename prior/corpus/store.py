@@ -38,7 +38,7 @@ class Text(TypedDict):
     text: str
 
 
-def write_corpus(records: Iterable[Record], folder: str | Path) -> None:
+def write_corpus(records: Iterable[Mapping[str, object]], folder: str | Path) -> None:
     """Save captioned pictures as a dataset with the columns id, image (encoded bytes), caption and relevant.
 
     Records are streamed: only the ids and one batch of pictures are held in memory. The same records give the same
@@ -57,7 +57,7 @@ def write_corpus(records: Iterable[Record], folder: str | Path) -> None:
     _write(records, Features(columns), folder, "caption")
 
 
-def write_texts(records: Iterable[Text], folder: str | Path) -> None:
+def write_texts(records: Iterable[Mapping[str, object]], folder: str | Path) -> None:
     """Save the text-only split: columns id and text. Otherwise as `write_corpus`."""
     from datasets import Features, Value
 
@@ -65,32 +65,37 @@ def write_texts(records: Iterable[Text], folder: str | Path) -> None:
 
 
 def read_corpus(folder: str | Path) -> Dataset:
-    """Memory-map a split that `write_corpus` or `write_texts` saved.
+    """Memory-map a split that `write_corpus` or `write_texts` saved, or all the shards of one in their order.
 
     Raises
     ------
     UserError
         If there is none in `folder`.
     """
-    from datasets import load_from_disk
+    from datasets import concatenate_datasets, load_from_disk
 
-    if not (Path(folder) / FINGERPRINT).is_file():
-        raise UserError(f"corpus '{folder}': no corpus is stored there; make it with `prior corpus`")
-    return load_from_disk(str(folder))
+    return concatenate_datasets([load_from_disk(str(shard)) for shard in _shards(folder)])
 
 
 def fingerprint(folder: str | Path) -> str:
-    """SHA-256 (hexadecimal) over ids, captions and pictures of a stored split, in their order; read from a small file.
+    """SHA-256 (hexadecimal) over ids, captions and pictures of a split, in their order; read from small files.
 
     Raises
     ------
     UserError
         If no split is stored in `folder`.
     """
-    path = Path(folder) / FINGERPRINT
-    if not path.is_file():
+    found = [json.loads((shard / FINGERPRINT).read_text(encoding="utf-8"))["sha256"] for shard in _shards(folder)]
+    return found[0] if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _shards(folder: str | Path) -> list[Path]:
+    folder = Path(folder)
+    if (folder / FINGERPRINT).is_file():
+        return [folder]
+    if not (found := sorted(path.parent for path in folder.glob(f"*/{FINGERPRINT}"))):
         raise UserError(f"corpus '{folder}': no corpus is stored there; make it with `prior corpus`")
-    return str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+    return found
 
 
 def _write(records: Iterable[Mapping[str, Any]], features: Features, folder: str | Path, text: str) -> None:

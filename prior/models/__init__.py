@@ -63,24 +63,38 @@ class Architecture(Protocol):
         """Leave gradients on in these parts alone; they are named as in the setting ``trainable``."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the model and what is needed to read pictures as an ordinary Hugging Face folder."""
+    def save(self, folder: Path | None, dtype: torch.dtype = torch.float32) -> None:
+        """Write the model and what is needed to read pictures as an ordinary Hugging Face folder of this precision.
+
+        The first process writes, so the others need no folder; all have to call it, for each may hold a share of the
+        weights.
+        """
         ...
 
 
 def build(
-    arch: str, settings: Any, tokenizer: PreTrainedTokenizerFast, llm: Path, vision: Path | None, seed: int
+    arch: str,
+    settings: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    llm: Path,
+    vision: Path | None,
+    seed: int,
+    *,
+    fsdp: bool = False,
 ) -> Architecture:
-    """A new LVLM from its backbones: the language model keeps its weights, new modules are initialised from `seed`."""
+    """A new LVLM from its backbones: the language model keeps its weights, new modules are initialised from `seed`.
+
+    With `fsdp` only the first process has weights, until `prior.training.train` deals them out.
+    """
     torch.manual_seed(seed)
     if arch == "hlvlm":
         from prior.models.hlvlm import HLVLM
 
         assert vision is not None
-        return HLVLM.build(settings, tokenizer, llm, vision)
+        return HLVLM.build(settings, tokenizer, llm, vision, fsdp=fsdp)
     from prior.models.ulvlm import ULVLM
 
-    return ULVLM.build(settings, tokenizer, llm)
+    return ULVLM.build(settings, tokenizer, llm, fsdp=fsdp)
 
 
 def architecture_of(folder: Path) -> str:
@@ -98,15 +112,15 @@ def architecture_of(folder: Path) -> str:
     return known[kind]
 
 
-def load(folder: Path) -> Architecture:
-    """An LVLM from a checkpoint folder; see `architecture_of`."""
+def load(folder: Path, dtype: torch.dtype = torch.float32, *, fsdp: bool = False) -> Architecture:
+    """An LVLM from a checkpoint folder; see `architecture_of`, and `build` for `fsdp`."""
     if architecture_of(folder) == "hlvlm":
         from prior.models.hlvlm import HLVLM
 
-        return HLVLM.load(folder)
+        return HLVLM.load(folder, dtype, fsdp=fsdp)
     from prior.models.ulvlm import ULVLM
 
-    return ULVLM.load(folder)
+    return ULVLM.load(folder, dtype, fsdp=fsdp)
 
 
 def freeze(model: torch.nn.Module, parts: dict[str, list[torch.nn.Module]], trainable: tuple[str, ...]) -> None:

@@ -1,17 +1,19 @@
 """Attention over a flat row of whole documents, each of which sees itself alone.
 
 A packed row has shape (1, tokens). Around the attention product alone it is laid out as (documents, longest), so that
-no pair of tokens from different documents is ever computed; everything else in the model stays flat and unpadded.
+no pair of tokens from different documents is ever computed; everything else in the model stays flat and unpadded. Where
+FlashAttention 2 is installed, the product is flat as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.utils import is_flash_attn_2_available
 
 NAME = "packed"
 
@@ -57,6 +59,9 @@ def packed_attention(
     if document_rows is None or document_cells is None:
         raise ValueError("packed attention needs the row's layout; call `unpack(model)` before generating")
 
+    if flash := flash_kernel(value):
+        return _flat_attention(flash, query, key, value, document_rows, **kwargs), None
+
     def grid(states: torch.Tensor) -> torch.Tensor:
         # (1, heads, tokens, width) -> (documents, heads, longest, width)
         return states[0][:, document_rows].transpose(0, 1)
@@ -67,6 +72,33 @@ def packed_attention(
     )
     # (documents, longest, heads, width) -> (1, tokens, heads, width)
     return output.flatten(0, 1)[document_cells][None], None
+
+
+def flash_kernel(states: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """``flash_attn_varlen_func`` where it is installed and takes these states, which are then in half precision."""
+    if states.is_cuda and states.dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available():
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
+
+        return flash_attn_varlen_func
+    return None
+
+
+def _flat_attention(
+    flash: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    document_rows: torch.Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """The same by a kernel that takes flat rows, and key and value heads that several query heads share."""
+    # Rotary positions are in single precision under autocast.
+    q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+    starts = torch.nn.functional.pad(document_rows[:, 0], (0, 1), value=len(q)).int()
+    longest = document_rows.shape[1]
+    return flash(q, k, v, starts, starts, longest, longest, dropout_p=dropout, softmax_scale=scaling, causal=True)[None]
 
 
 AttentionInterface.register(NAME, packed_attention)

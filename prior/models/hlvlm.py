@@ -9,21 +9,37 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
-    AutoModelForCausalLM,
+    CLIPVisionConfig,
     CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
 
-from prior import config
+from prior import config, processes
+from prior.files import write_json, write_text
 from prior.models import Picture, freeze
+from prior.models.weights import adopt, export, held_here, hollow, load_llm, release
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
 IMAGE_TOKEN = "<image>"
+# Nothing around what is said: a conversation reads as documents did in training, the picture first.
+CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['content'] is string %}
+        {{- message['content'] }}
+    {%- else %}
+        {%- for part in message['content'] %}
+            {{- '<image>' if part['type'] == 'image' else part['text'] }}
+        {%- endfor %}
+    {%- endif %}
+{%- endfor %}
+"""
 
 
 @dataclass
@@ -34,42 +50,55 @@ class HLVLM:
     processor: BaseImageProcessor
 
     @classmethod
-    def build(cls, settings: config.HLVLM, tokenizer: PreTrainedTokenizerFast, llm: Path, vision: Path) -> HLVLM:
+    def build(
+        cls,
+        settings: config.HLVLM,
+        tokenizer: PreTrainedTokenizerFast,
+        llm: Path,
+        vision: Path,
+        *,
+        fsdp: bool = False,
+    ) -> HLVLM:
         """Join a vision tower and an LLM by a freshly initialised projector."""
-        language = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
-        tower = CLIPVisionModel.from_pretrained(vision, dtype=torch.float32)
-        patches = (tower.config.image_size // tower.config.patch_size) ** 2
-        model = LlavaForConditionalGeneration(
-            LlavaConfig(
-                text_config=language.config,
-                vision_config=tower.config,
-                image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-                image_seq_length=patches,
-                projector_hidden_act="gelu",
-                vision_feature_layer=settings.vision_feature_layer,
-                vision_feature_select_strategy="default",
-                initializer_range=getattr(language.config, "initializer_range", 0.02),
-                tie_word_embeddings=language.config.tie_word_embeddings,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
+        text = AutoConfig.from_pretrained(llm, dtype=torch.float32)
+        tower = CLIPVisionConfig.from_pretrained(vision, dtype=torch.float32)
+        joined = LlavaConfig(
+            text_config=text,
+            vision_config=tower,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            image_seq_length=(tower.image_size // tower.patch_size) ** 2,
+            projector_hidden_act="gelu",
+            vision_feature_layer=settings.vision_feature_layer,
+            vision_feature_select_strategy="default",
+            initializer_range=getattr(text, "initializer_range", 0.02),
+            tie_word_embeddings=text.tie_word_embeddings,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
-        inner = model.model
-        inner.vision_tower.load_state_dict(tower.state_dict())
-        inner.language_model.load_state_dict(language.model.state_dict())
-        model.lm_head.load_state_dict(language.lm_head.state_dict())
-        model.tie_weights()
+        if held_here(fsdp):
+            model = LlavaForConditionalGeneration(joined)
+            inner = model.model
+            # Before the real weights come the random ones go: no time sees both.
+            for part in (inner.vision_tower, inner.language_model, model.lm_head):
+                release(part)
+            adopt(inner.vision_tower, CLIPVisionModel.from_pretrained(vision, dtype=torch.float32))
+            language = load_llm(llm)
+            adopt(inner.language_model, language.model)
+            adopt(model.lm_head, language.lm_head)
+        else:
+            model = hollow(lambda: LlavaForConditionalGeneration(joined))
         lvlm = cls(model, AutoImageProcessor.from_pretrained(vision, backend="pil"))
         lvlm.set_trainable(settings.trainable)
         return lvlm
 
     @classmethod
-    def load(cls, folder: Path) -> HLVLM:
-        return cls(
-            LlavaForConditionalGeneration.from_pretrained(folder),
-            AutoImageProcessor.from_pretrained(folder, backend="pil"),
-        )
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, *, fsdp: bool = False) -> HLVLM:
+        if held_here(fsdp):
+            model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        else:
+            model = hollow(lambda: LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder)))
+        return cls(model, AutoImageProcessor.from_pretrained(folder, backend="pil"))
 
     @cached_property
     def reading(self) -> str:
@@ -96,6 +125,19 @@ class HLVLM:
             trainable,
         )
 
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+    def save(self, folder: Path | None, dtype: torch.dtype = torch.float32) -> None:
+        export(self.model, folder, dtype)
+        if folder is not None and processes.first():
+            self.processor.save_pretrained(folder)
+            # What transformers' pipelines need beside it, so that they read pictures and prompts as is done here.
+            settings = self.model.config
+            processor = {
+                "processor_class": "LlavaProcessor",
+                "patch_size": settings.vision_config.patch_size,
+                "vision_feature_select_strategy": settings.vision_feature_select_strategy,
+                # The tower's class token, which the strategy leaves out again.
+                "num_additional_image_tokens": 1,
+                "image_token": IMAGE_TOKEN,
+            }
+            write_json(folder / "processor_config.json", processor)
+            write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)

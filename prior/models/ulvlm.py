@@ -13,10 +13,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -24,6 +22,8 @@ from transformers.modeling_utils import slice_logits_to_keep
 
 from prior import config
 from prior.models import Picture, freeze
+from prior.models.ulvlm_config import ULVLMConfig
+from prior.models.weights import adopt, export, held_here, hollow, load_llm, release
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,35 +34,6 @@ IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
-class ULVLMConfig(PreTrainedConfig):
-    """Configuration of `ULVLMForConditionalGeneration`; token ids follow the tokenizer."""
-
-    model_type = "prior_ulvlm"
-    sub_configs = {"text_config": AutoConfig}
-
-    def __init__(
-        self,
-        text_config: PreTrainedConfig | dict[str, Any] | None = None,
-        patch_size: int = 32,
-        max_side: int = 1024,
-        vision_start_token_id: int = 0,
-        patch_token_id: int = 1,
-        row_end_token_id: int = 2,
-        vision_end_token_id: int = 3,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config: PreTrainedConfig = text_config or AutoConfig.for_model("llama")
-        self.patch_size = patch_size
-        self.max_side = max_side
-        self.vision_start_token_id = vision_start_token_id
-        self.patch_token_id = patch_token_id
-        self.row_end_token_id = row_end_token_id
-        self.vision_end_token_id = vision_end_token_id
-        super().__init__(**kwargs)
-
-
 class ULVLMPreTrainedModel(PreTrainedModel):
     config_class = ULVLMConfig
     base_model_prefix = "model"
@@ -70,7 +41,6 @@ class ULVLMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["LlamaDecoderLayer"]
 
 
 class ULVLMModel(ULVLMPreTrainedModel):
@@ -101,7 +71,8 @@ class ULVLMModel(ULVLMPreTrainedModel):
             is_patch = input_ids == self.config.patch_token_id
             if int(is_patch.sum()) != len(pixel_values):
                 raise ValueError(f"{int(is_patch.sum())} patch tokens, but {len(pixel_values)} patches were given")
-            embedded = self.patch_embedding(pixel_values.to(inputs_embeds.dtype))
+            # Under autocast the embedding computes in half precision.
+            embedded = self.patch_embedding(pixel_values.to(inputs_embeds.dtype)).to(inputs_embeds.dtype)
             # The embedding of <vpatch> plus W·patch, as in SOLO.
             inputs_embeds = inputs_embeds.index_put((is_patch,), embedded, accumulate=True)
         return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
@@ -143,7 +114,6 @@ class ULVLMForConditionalGeneration(ULVLMPreTrainedModel, GenerationMixin):
         )
 
 
-AutoConfig.register(ULVLMConfig.model_type, ULVLMConfig)
 AutoModelForImageTextToText.register(ULVLMConfig, ULVLMForConditionalGeneration)
 
 
@@ -182,35 +152,44 @@ class ULVLM:
     model: ULVLMForConditionalGeneration
 
     @classmethod
-    def build(cls, settings: config.ULVLM, tokenizer: PreTrainedTokenizerFast, llm: Path) -> ULVLM:
+    def build(
+        cls, settings: config.ULVLM, tokenizer: PreTrainedTokenizerFast, llm: Path, *, fsdp: bool = False
+    ) -> ULVLM:
         """Give an LLM a freshly initialised patch embedding."""
-        language = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
+        text = AutoConfig.from_pretrained(llm, dtype=torch.float32)
         start, patch, row_end, end = tokenizer.convert_tokens_to_ids([VISION_START, PATCH, ROW_END, VISION_END])
-        model = ULVLMForConditionalGeneration(
-            ULVLMConfig(
-                text_config=language.config,
-                patch_size=settings.patch_size,
-                max_side=settings.max_side,
-                vision_start_token_id=start,
-                patch_token_id=patch,
-                row_end_token_id=row_end,
-                vision_end_token_id=end,
-                tie_word_embeddings=language.config.tie_word_embeddings,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
+        joined = ULVLMConfig(
+            text_config=text,
+            patch_size=settings.patch_size,
+            max_side=settings.max_side,
+            vision_start_token_id=start,
+            patch_token_id=patch,
+            row_end_token_id=row_end,
+            vision_end_token_id=end,
+            tie_word_embeddings=text.tie_word_embeddings,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
-        model.model.language_model.load_state_dict(language.model.state_dict())
-        model.lm_head.load_state_dict(language.lm_head.state_dict())
-        model.tie_weights()
+        if held_here(fsdp):
+            model = ULVLMForConditionalGeneration(joined)
+            # Before the real weights come the random ones go: no time sees both.
+            for part in (model.model.language_model, model.lm_head):
+                release(part)
+            language = load_llm(llm)
+            adopt(model.model.language_model, language.model)
+            adopt(model.lm_head, language.lm_head)
+        else:
+            model = hollow(lambda: ULVLMForConditionalGeneration(joined))
         lvlm = cls(model)
         lvlm.set_trainable(settings.trainable)
         return lvlm
 
     @classmethod
-    def load(cls, folder: Path) -> ULVLM:
-        return cls(ULVLMForConditionalGeneration.from_pretrained(folder))
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32, *, fsdp: bool = False) -> ULVLM:
+        if held_here(fsdp):
+            return cls(ULVLMForConditionalGeneration.from_pretrained(folder, dtype=dtype))
+        return cls(hollow(lambda: ULVLMForConditionalGeneration(ULVLMConfig.from_pretrained(folder))))
 
     @property
     def reading(self) -> str:
@@ -241,5 +220,5 @@ class ULVLM:
         llm = [inner.language_model, self.model.lm_head]
         freeze(self.model, {"projector": [inner.patch_embedding], "llm": llm}, trainable)
 
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path | None, dtype: torch.dtype = torch.float32) -> None:
+        export(self.model, folder, dtype)

@@ -70,10 +70,10 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
             "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
         "corpus: {val: 61}": {
-            "corpus", "reference", "scores", "words", "pretrain", "tune", *captioned,
+            "corpus", "tokens", "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
         "corpus: {text_only: 501}": {
-            "corpus", "tokenizer", "llm", "vision",
+            "corpus", "tokenizer", "tokens", "count", "llm", "vision",
             "reference", "scores", "words", "pretrain", "tune", *captioned,
         },
     }.items():  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_folder_corpus_says_what_is_wrong_with_it_and_is_read_again_when_it_ch
 
     told = refused(tmp_path, write("max_bad_fraction: 0", "[10, 20, 40]"), "results/mine/tokenizer")
     assert told[-1].startswith("error: captions.csv: 1 of 30 pictures cannot be used ('0.png' cannot be decoded)")
-    told = refused(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 4k]"), "results/mine/tokenizer")
+    told = refused(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 4k]"), "results/mine/tokens/train.json")
     assert told[-1].startswith("error: scales: 4k: 4000 caption tokens are asked for, but the corpus holds ")
     said = snakemake(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 40]"), "results/mine/tokenizer")
     assert said.count("\nnote: captions.csv: 1 of 30 pictures cannot be used") == 1

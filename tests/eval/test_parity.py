@@ -26,7 +26,7 @@ from prior import config, models, runs
 from prior.backbones import new_llm, train_tokenizer
 from prior.corpus.questions import tuning_questions
 from prior.corpus.scenes import pairs
-from prior.packing import tokenize_exchanges
+from prior.documents import tokenize_exchanges
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("PRIOR_VLMEVALKIT_PYTHON", str(ROOT / ".venv-vlmevalkit/bin/python"))
@@ -63,8 +63,7 @@ def train_small(folder: Path, vision: Path) -> None:
     new_llm(config.ScratchLLM(layers=2, intermediate_size=128), tokenizer).save_pretrained(folder / "llm")
     documents = tokenize_exchanges(
         [str(number) for number in range(len(asked))],
-        [item["prompt"] for item in asked],
-        [item["answer"] for item in asked],
+        [[(item["prompt"], item["answer"])] for item in asked],
         tokenizer,
         lambda index: pictures[asked[index]["id"]],
     )

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from eval.words import extremes, token_scores, word_scores
-from prior.packing import tokenize_captions
-from prior.scores import write_scores
+from prior.documents import tokenize_captions
 
 
-def test_words_carry_the_probability_of_their_tokens(records: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_words_carry_the_probability_of_their_tokens(records: Any, tokenizer: Any) -> None:
     documents = tokenize_captions(records, tokenizer, image=False)
     logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
-    write_scores(tmp_path / "scores.arrow", documents, logprob, {})
-    tokens = token_scores(records, tokenizer, tmp_path / "scores.arrow")
+    scores = documents.targets.beside(logprob)
+    tokens = token_scores(records, tokenizer, scores)
     assert tokens.p_r.tolist() == pytest.approx(np.exp(logprob).tolist())
-    assert tokens.relevant.tolist() == (documents.relevant == 1).tolist() and tokens.relevant.any()
-    unknown = token_scores(records.remove_columns("relevant"), tokenizer, tmp_path / "scores.arrow")
+    assert tokens.relevant.tolist() == (documents.relevant.values == 1).tolist() and tokens.relevant.any()
+    unknown = token_scores(records.remove_columns("relevant"), tokenizer, scores)
     assert unknown.relevant.isna().all()
-    words = word_scores(records, tokenizer, tmp_path / "scores.arrow")
+    words = word_scores(records, tokenizer, scores)
     captions = [record["caption"] for record in records]
     assert list(words.word) == " ".join(captions).split()
     assert (words.relevant == words.word.isin(["red", "blue", "green"])).all()

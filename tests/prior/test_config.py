@@ -31,7 +31,7 @@ MISTAKES = {
     "corpus: {kind: folder, foldr: pics}\ntune: null\nbenchmarks: {}": "'corpus.foldr' is not a setting; did you mean "
     "'corpus.folder'?",
     "corpus: {folder: pics}": "'corpus.folder' is a setting of another kind; change 'corpus.kind' or remove it",
-    "corpus: {kind: scnes}": "corpus.kind: should be scenes or folder (got scnes)",
+    "corpus: {kind: scnes}": "corpus.kind: should be scenes or folder or webdataset (got scnes)",
     "backbones: {llm: {scrach: {}}}": "'backbones.llm.scrach' is not a setting; did you mean 'backbones.llm.scratch'?",
     "backbones: {llm: {scratch: {head: 2}}}": "'backbones.llm.scratch.head' is not a setting; did you mean "
     "'backbones.llm.scratch.heads'?",
@@ -67,7 +67,7 @@ MISTAKES = {
     "with",
     "objectives: {ntp: {kind: prior}}": "objectives.ntp.kind: should be ntp, with which every other objective is "
     "compared (got 'prior'); give this objective another name",
-    FOLDER: "tune: questions are made for `corpus.kind: scenes` only; write `tune: null`",
+    FOLDER: "tune: questions are made for `corpus.kind: scenes` only; write `tune: null`, or name conversations",
     "backbones: {llm: {scratch: {hidden_size: 65}}}": "backbones.llm.scratch: hidden_size 65 does not give 4 heads an "
     "even width each; make it a multiple of 8",
     "backbones: {vision: {scratch: {hidden_size: 65}}}": "backbones.vision.scratch: hidden_size 65 does not divide "

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prior.documents import Documents, Ragged, nested_subset, tokenize_captions, tokenize_exchanges
 from prior.models.attention import document_layout, pack, packed_attention, unpack
-from prior.packing import Packer, blind_inputs, model_inputs, nested_subset, plan_rows, tokenize_captions
+from prior.packing import Packer, blind_inputs, model_inputs, plan_rows
 from prior.scores import token_logprobs
 
 
@@ -88,7 +89,7 @@ def test_a_caption_sees_neither_neighbour_nor_future(llm: Path, tokenizer: Any, 
     start, end = documents.targets.offsets[5:7]
     middle = (start + end) // 2
     values[middle:end] = np.random.default_rng(0).permutation(values[middle:end]) + 1
-    changed = replace(documents, targets=replace(documents.targets, values=values))
+    changed = replace(documents, targets=documents.targets.beside(values))
     after = token_logprobs(model, Packer(changed, tokenizer.bos_token_id), row_tokens=10_000)
     same = np.ones(len(values), dtype=bool)
     same[middle:end] = False
@@ -122,17 +123,60 @@ def test_rows_hold_whole_documents_in_order(lengths: list[int], row_tokens: int)
 @given(st.integers(0, 5), st.lists(st.integers(1, 30), min_size=5, max_size=60))
 def test_scales_are_nested_and_just_large_enough(seed: int, lengths: list[int]) -> None:
     sizes = np.array(lengths)
-    small, large = (nested_subset(sizes, tokens, seed) for tokens in (sum(lengths) // 3 + 1, sum(lengths)))
+    documents = Documents([f"c{k}" for k in range(len(sizes))], Ragged.of([[0] * size for size in sizes], np.int32))
+    small, large = (nested_subset(documents, tokens, seed) for tokens in (sum(lengths) // 3 + 1, sum(lengths)))
     assert small.tolist() == large[: len(small)].tolist()
     assert sizes[small].sum() >= sum(lengths) // 3 + 1 > sizes[small[:-1]].sum()
     with pytest.raises(ValueError, match="caption tokens are asked for"):
-        nested_subset(sizes, sum(lengths) + 1, seed)
+        nested_subset(documents, sum(lengths) + 1, seed)
+    # A caption's place depends on its name: when others go, those that stay keep their order.
+    names = [documents.ids[index] for index in large if index % 2]
+    fewer = Documents(documents.ids[1::2], Ragged.of([[0] * size for size in sizes[1::2]], np.int32))
+    kept = nested_subset(fewer, int(sizes[1::2].sum()), seed)
+    assert [fewer.ids[index] for index in kept] == names
 
 
 def test_tokens_of_relevant_words_are_relevant(tokenizer: Any, records: Any) -> None:
     documents = tokenize_captions(records, tokenizer)
     for index, record in enumerate(records):
-        begin, end = documents.targets.offsets[index : index + 2]
-        tokens = documents.targets.values[begin:end]
-        marked = tokenizer.decode(tokens[documents.relevant[begin:end] == 1]).split()
+        marked = tokenizer.decode(documents.targets[index][documents.relevant[index] == 1]).split()
         assert marked == [word for word in record["caption"].split() if word in ("red", "blue", "green")]
+
+
+def test_only_answers_of_a_conversation_carry_labels(lvlm: Any, tokenizer: Any, records: Any) -> None:
+    """Packed with others, each answer's tokens are predicted as in the whole conversation on its own."""
+    turns = [[("a red", " circle"), ("on the", " left of")], [("photo", " by")], [("a", " star"), ("b", " 12 99")]]
+    documents = tokenize_exchanges(["0", "1", "2"], turns, tokenizer, lambda index: records[index]["image"])
+    pack(lvlm.model.eval())
+    row = Packer(documents, tokenizer.bos_token_id, lvlm).row([2, 0, 1])
+    said = "".join(answer + "</s>" for index in (2, 0, 1) for _, answer in turns[index])
+    assert tokenizer.decode(row["labels"]) == said
+    assert np.bincount(row["caption_index"]).tolist() == documents.labels[[2, 0, 1]].tolist()
+    with torch.no_grad():
+        packed = lvlm.model(**model_inputs(row), use_cache=False).logits.log_softmax(-1)
+        alone = []
+        for index in (2, 0, 1):
+            picture = documents.pictures(lvlm, [index])
+            ids = torch.tensor([[tokenizer.bos_token_id, *picture[0].ids, *documents.targets[index]]])
+            unpack(lvlm.model)
+            logits = lvlm.model(input_ids=ids, pixel_values=lvlm.collate(picture)).logits[0]
+            places = len(picture[0].ids) + np.flatnonzero(documents.labelled[index])
+            alone.append(logits[places].log_softmax(-1))
+    torch.testing.assert_close(packed, torch.cat(alone), atol=2e-5, rtol=0)
+
+
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=5), min_size=1, max_size=4),
+    st.integers(0, 2**31),
+)
+def test_joined_parts_are_one_sequence_of_sequences(parts: list[list[list[int]]], seed: int) -> None:
+    joined = Ragged.join(Ragged.of(part, np.int32) for part in parts)
+    expected = [sequence for part in parts for sequence in part]
+    assert [joined[index].tolist() for index in range(len(joined))] == expected
+    assert joined.lengths.tolist() == list(map(len, expected))
+    assert joined.values.tolist() == [value for sequence in expected for value in sequence]
+    chosen = np.random.default_rng(seed).permutation(len(expected))[:3]
+    assert joined.gather(chosen).tolist() == [value for index in chosen for value in expected[index]]
+    other = joined.beside(np.arange(len(joined.values)) * 10)
+    assert other.lengths.tolist() == joined.lengths.tolist()
+    assert other.values.tolist() == [10 * place for place in range(len(joined.values))]

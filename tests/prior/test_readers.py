@@ -159,6 +159,49 @@ def test_bad_pictures_are_counted_named_and_left_out_only_where_allowed(
     assert ids == {f"p{i}-{k}" for i in range(PICTURES) if i not in (3, 5, 8, 9) for k in range(CAPTIONS)}
 
 
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_are_the_training_split_and_each_needs_its_own_pictures_alone(album: Path, parts: int) -> None:
+    allowed = settings(album, max_captions=PICTURES * CAPTIONS - 10)
+    train, val, texts = map(list, read_folder(allowed))
+    files = {path: path.read_bytes() for path in (album / "images").iterdir()}
+
+    def keep(records: list[store.Record]) -> None:
+        needed = {record["image"] for record in records}
+        for path, content in files.items():
+            path.write_bytes(content if content in needed else b"no picture")
+
+    shares = [list(read_folder(allowed, part, parts).train) for part in range(parts)]
+    assert all(shares)
+    joined = [record for share in shares for record in share]
+    assert len(joined) == len(train)
+    assert sorted(joined, key=lambda record: record["id"]) == sorted(train, key=lambda record: record["id"])
+    assert len({record["image"] for record in train}) == sum(len({r["image"] for r in share}) for share in shares)
+    for part, share in enumerate(shares):
+        keep(share)
+        assert list(read_folder(allowed, part, parts).train) == share
+    keep(val)
+    assert list(read_folder(allowed, 0, parts).val) == val
+    keep([])
+    assert list(read_folder(allowed, 0, parts).text_only) == texts
+    with pytest.raises(UserError, match="captions.csv: .* pictures cannot be used"):
+        list(read_folder(allowed, parts - 1, parts).train)
+
+
+def test_bad_pictures_are_a_share_of_the_part_that_is_read(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shares = [{record["image"] for record in read_folder(settings(album), part, 2).train} for part in range(2)]
+    broken = next(path for path in (album / "images").iterdir() if path.read_bytes() in shares[1])
+    broken.unlink()
+    capsys.readouterr()
+    allowed = settings(album, max_bad_fraction=1 / len(shares[1]))
+    assert {record["image"] for record in read_folder(allowed, 0, 2).train} == shares[0]
+    assert not capsys.readouterr().err
+    assert len({record["image"] for record in read_folder(allowed, 1, 2).train}) == len(shares[1]) - 1
+    assert f"1 of {len(shares[1])} pictures cannot be used ('{broken.name}' is missing)" in capsys.readouterr().err
+    for part, parts, words in ((2, 2, "no part 2 of 2"), (-1, 2, "no part -1 of 2"), (0, 10**9, "fewer parts")):
+        with pytest.raises(UserError, match=words):
+            list(read_folder(settings(album), part, parts).train)
+
+
 def test_mistakes_in_the_captions_are_one_line_each(album: Path) -> None:
     file = album / "captions.csv"
     good = file.read_text(encoding="utf-8")

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from prior import config, runs, training
+from prior import config, models, runs, training
 from prior.backbones import train_vision
+from prior.documents import tokenize_captions, tokenize_exchanges, tokenize_texts
+from prior.errors import UserError
 from prior.files import fingerprint
-from prior.packing import tokenize_captions, tokenize_exchanges, tokenize_texts
-from prior.reference import train_reference
+from prior.reference import score, train_reference
 from prior.state import MADE_FROM, clear, private, read_lines
 
 RECIPE = config.Training(row_tokens=60, learning_rate=1e-3, save_steps=2)
@@ -37,17 +38,28 @@ def pretrain(records: Any, tokenizer: Any, llm: Path, vision: Path, tmp_path: Pa
     """Pre-trains a run under a name of its own folder, with some settings changed."""
     documents = tokenize_captions(records, tokenizer)
     logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
-    documents = replace(documents, ref_logprob=logprob)
+    documents = replace(documents, ref_logprob=documents.targets.beside(logprob))
 
-    def run(arch: str, name: str, fingerprints: dict[str, str] = PRINTS, keep: bool = False, **recipe: Any) -> Path:
+    def run(
+        arch: str, name: str, fingerprints: dict[str, str] = PRINTS, keep: bool = False,
+        objective: str = "prior", kept: config.Trajectory | None = None, **recipe: Any,
+    ) -> Path:  # fmt: skip
         preset = config.Preset(
             name="test",
+            scales=["100", "150", "200"],
+            objectives={
+                "ntp": config.Objective(kind="ntp"),
+                "prior": config.Objective(kind="prior", alpha=1.0),
+                "short": config.Objective(kind="prior", alpha=1.0, scales=["200"], steps=4),
+            },
             pretrain=RECIPE.model_copy(update=recipe),
+            trajectory=kept,
+            tune=None,
             evaluation=config.Evaluation(trajectory_points=4),
         )
         out = tmp_path / name / "out"
         runs.pretrain(
-            config.Run(arch, "prior", "200", 0), preset, tokenizer, llm, vision, documents, documents, out,
+            config.Run(arch, objective, "200", 0), preset, tokenizer, llm, vision, documents, documents, out,
             tmp_path / name / "state", fingerprints, keep,
         )  # fmt: skip
         return out
@@ -112,6 +124,28 @@ def test_a_run_killed_after_its_last_step_is_exported_by_the_next_attempt(
     same(pretrain("ulvlm", "b"), undisturbed)
 
 
+def test_a_checkpoint_on_the_way_is_where_a_run_that_ends_there_ends(
+    arch: str, pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ablation keeps to the schedule of the whole; keeping checkpoints disturbs nothing, nor do interruptions."""
+    undisturbed = pretrain(arch, "a")
+    kept = config.Trajectory(every=2, until=4)
+    kill_after(5, monkeypatch)
+    with pytest.raises(Killed):
+        pretrain(arch, "b", kept=kept)
+    whole = pretrain(arch, "b", kept=kept)
+    same(whole, undisturbed)
+    short = pretrain(arch, "c", objective="short")
+    described = yaml.safe_load((short / "run.yaml").read_text())
+    assert described["steps"] == 4 and [line["step"] for line in read_lines(short / "log.jsonl")] == [1, 2, 3, 4]
+    ends, on_the_way = (load_file(path / "model.safetensors") for path in (short / "final", whole / "step4"))
+    assert all((ends[name] == on_the_way[name]).all() for name in ends)
+    assert any((load_file(whole / "step2/model.safetensors")[name] != ends[name]).any() for name in ends)
+    models.load(whole / "step2")
+    with pytest.raises(UserError, match="lower trajectory.until"):
+        pretrain(arch, "d", kept=config.Trajectory(every=100, until=100))
+
+
 @pytest.mark.parametrize("save_steps", [0, 2])
 def test_one_of_several_runs_of_a_job_is_not_trained_again_when_the_job_is(
     save_steps: int, arch: str, pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,7 +165,7 @@ def test_one_of_several_runs_of_a_job_is_not_trained_again_when_the_job_is(
     assert not (tmp_path / "b/state").exists()
 
 
-@pytest.mark.parametrize("broken", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("broken", ["trainer_state.json", "model/__0_0.distcp", "optimizer/.metadata"])
 def test_a_checkpoint_that_was_being_written_is_passed_over(
     broken: str, pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +234,9 @@ def test_tuning_trains_what_the_architecture_says(
     parts = config.Architectures.model_validate({arch: {"trainable": trainable}})
     tuning = config.Tune(training=config.Training(learning_rate=1e-2, warmup_ratio=0.0))
     preset = config.Preset(name="test", architectures=parts, tune=tuning)
-    asked = tokenize_exchanges(["0", "1"], ["a star"] * 2, ["red", "blue"], tokenizer, lambda i: records["image"][i])
+    asked = tokenize_exchanges(
+        ["0", "1"], [[("a star", "red")], [("a star", "blue")]], tokenizer, lambda i: records["image"][i]
+    )
     runs.tune(
         config.Run(arch, "ntp", "200", 0), preset, tmp_path / "before", tokenizer, asked, tmp_path / "out",
         tmp_path / "state", PRINTS,
@@ -229,15 +265,32 @@ def test_the_log_of_the_reference_tells_relevant_tokens_from_others(
         (line,) = read_lines(tmp_path / "out" / (f"fold{k}" if cross_fit else "") / "log.jsonl")
         assert line["loss_relevant"] > 0 and line["loss_other"] > 0
         if not cross_fit:
-            share = float((captions.relevant == 1).sum()), float((captions.relevant == 0).sum())
+            known = captions.relevant.values
+            share = float((known == 1).sum()), float((known == 0).sum())
             total = line["loss"] * line["tokens"] - line["loss_relevant"] * share[0] - line["loss_other"] * share[1]
             assert total > 1, "what remains is the loss of the texts"
+
+
+def test_adapters_of_the_reference_are_merged(llm: Path, records: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """What is written is an ordinary LLM that predicts what the one with adapters did; all but linear layers stayed."""
+    captions = tokenize_captions(records, tokenizer, image=False)
+    training = config.Training(row_tokens=100, learning_rate=1e-2)
+    settings = config.Reference(training=training, lora=config.Lora(rank=4, alpha=8))
+    out = tmp_path / "out"
+    quality = train_reference(llm, tokenizer, captions, captions, settings, out, tmp_path / "state", PRINTS)
+    before, after = (load_file(path / "model.safetensors") for path in (llm, out))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not (before[name] == after[name]).all()}
+    assert moved == {name for name in before if "proj" in name}
+    logprob = score(out, tokenizer, captions, settings)
+    assert np.exp(-logprob.mean()) == pytest.approx(quality["all"]["held_out"]["perplexity"], rel=1e-4)
+    assert quality["all"]["held_out"]["perplexity"] < np.exp(-score(llm, tokenizer, captions, settings).mean()) * 0.9
 
 
 def test_the_vision_tower_keeps_its_log(records: Any, tokenizer: Any, tmp_path: Path) -> None:
     settings = config.ScratchVision(hidden_size=32, layers=1, heads=2, intermediate_size=32, batch_size=8, epochs=1)
     (tmp_path / "out").mkdir()
-    train_vision(records, tokenizer, settings, tmp_path / "out", tmp_path / "state")
+    train_vision(tokenize_captions(records, tokenizer), tokenizer, settings, tmp_path / "out", tmp_path / "state")
     assert [line["step"] for line in read_lines(tmp_path / "out/log.jsonl")] == [1, 2, 3]
 
 

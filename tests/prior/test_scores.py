@@ -10,33 +10,48 @@ import numpy as np
 import pytest
 
 from prior import config
+from prior.documents import Documents, tokenize_captions
 from prior.errors import UserError
 from prior.models.attention import pack
-from prior.packing import Packer, tokenize_captions
+from prior.packing import Packer
 from prior.reference import folds, score, train_reference
-from prior.scores import align, read_scores, token_logprobs, write_scores
+from prior.scores import align, token_logprobs, write_scores
+from prior.tokens import metadata, read_tokens, write_tokens
 
 PRINTS = {"corpus": "c", "tokenizer": "t"}
 
 
-def test_scores_survive_the_file_and_strangers_are_refused(records: Any, tokenizer: Any, tmp_path: Path) -> None:
-    documents = tokenize_captions(records, tokenizer, image=False)
-    logprob = -np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32)
-    path = tmp_path / "scores.arrow"
-    write_scores(path, documents, logprob, PRINTS)
-    np.testing.assert_array_equal(align(documents, path, PRINTS), logprob)
-    ids, tokens, _, _ = read_scores(path)
-    assert ids == documents.ids and tokens[3].tolist() == documents.targets[3].tolist()
-    with pytest.raises(UserError, match="another tokenizer"):
-        align(documents, path, {**PRINTS, "tokenizer": "u"})
+def test_shards_of_scores_lie_beside_the_shards_of_tokens(records: Any, tokenizer: Any, tmp_path: Path) -> None:
+    parts = [records.select(range(9)), records.select(range(9, 24))]
+    tokens = [tmp_path / f"tokens-{k}.arrow" for k in range(2)]
+    scores = [tmp_path / f"scores-{k}.arrow" for k in range(2)]
+    logprob = []
+    for part, made, path in zip(parts, tokens, scores, strict=True):
+        write_tokens(made, part, tokenizer, f"corpus {len(part)}")
+        documents = read_tokens([made])
+        logprob.append(-np.random.default_rng(0).exponential(1.0, len(documents.targets.values)).astype(np.float32))
+        write_scores(path, documents, logprob[-1], metadata(made))
+    whole, plain = read_tokens(tokens), tokenize_captions(records, tokenizer)
+    assert list(whole.ids) == list(plain.ids) and whole.image_size(11) == plain.image_size(11)
+    for name in ("targets", "relevant"):
+        np.testing.assert_array_equal(getattr(whole, name).values, getattr(plain, name).values)
+    np.testing.assert_array_equal(align(tokens, scores).values, np.concatenate(logprob))
     with pytest.raises(UserError, match="another corpus"):
-        align(documents, path, {**PRINTS, "corpus": "d"})
-    with pytest.raises(UserError, match="in another order"):
-        align(replace(documents, ids=documents.ids[::-1]), path, PRINTS)
+        align(tokens, scores[::-1])
+    with pytest.raises(UserError, match="1 shards of scores for 2"):
+        align(tokens, scores[:1])
+    documents = read_tokens(tokens[:1])
+
+    def refused(match: str, changed: Documents, **prints: str) -> None:
+        write_scores(tmp_path / "other.arrow", changed, logprob[0], metadata(tokens[0]) | prints)
+        with pytest.raises(UserError, match=match):
+            align(tokens[:1], [tmp_path / "other.arrow"])
+
+    refused("another tokenizer", documents, tokenizer="u")
+    refused("in another order", replace(documents, ids=documents.ids[::-1]))
     values = documents.targets.values.copy()
     values[4] += 1
-    with pytest.raises(UserError, match="its tokens differ"):
-        align(replace(documents, targets=replace(documents.targets, values=values)), path, PRINTS)
+    refused("its tokens differ", replace(documents, targets=documents.targets.beside(values)))
 
 
 @pytest.mark.parametrize("cross_fit", [0, 3])
@@ -51,12 +66,12 @@ def test_a_reference_scores_what_its_folds_allow(
     out = tmp_path / "reference"
     quality = train_reference(llm, tokenizer, documents, documents, settings, out, tmp_path / "state", PRINTS)
     scores = score(out, tokenizer, documents, settings)
-    fold = np.repeat(folds(len(documents), cross_fit, settings.seed), documents.targets.lengths)
+    fold = np.repeat(folds(documents.ids, cross_fit, settings.seed), documents.targets.lengths)
     for k in range(max(cross_fit, 1)):
         model = AutoModelForCausalLM.from_pretrained(out / f"fold{k}" if cross_fit else out).eval()
         pack(model)
         alone = token_logprobs(model, Packer(documents, tokenizer.bos_token_id))
-        np.testing.assert_allclose(scores[fold == k], alone[fold == k], atol=1e-5)
+        np.testing.assert_allclose(scores[fold == k], alone[fold == k], rtol=1e-5, atol=1e-5)
         if cross_fit:
             # Trained for many epochs, a fold's reference knows its own captions by heart and not those left out.
             assert (

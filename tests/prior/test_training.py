@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from prior import config
+from prior.documents import Documents, tokenize_captions
 from prior.loss import token_nll
 from prior.models.attention import pack
-from prior.packing import Documents, Packer, model_inputs, tokenize_captions
+from prior.packing import Packer, model_inputs
 from prior.state import read_lines
 from prior.training import train
 from prior.weighting import prior_weights
@@ -28,7 +29,7 @@ def documents(records: Any, tokenizer: Any) -> Documents:
 
     made = tokenize_captions(records, tokenizer)
     logprob = -np.random.default_rng(0).exponential(1.0, len(made.targets.values)).astype(np.float32)
-    return replace(made, ref_logprob=logprob)
+    return replace(made, ref_logprob=made.targets.beside(logprob))
 
 
 @pytest.mark.parametrize("kind", ["ntp", "prior"])

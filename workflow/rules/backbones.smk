@@ -1,7 +1,6 @@
 rule tokenizer:
     input:
-        train=R / "corpus/train",
-        text_only=R / "corpus/text_only",
+        unpack(tokenizer_inputs),
     output:
         directory(R / "tokenizer"),
     log:
@@ -10,14 +9,14 @@ rule tokenizer:
         **asks("small"),
     params:
         settings=digest(preset.tokenizer),
+        given=lambda w, input: given(input, "hub", train=R / "corpus/train", text_only=R / "corpus/text_only"),
     shell:
-        'prior backbone tokenizer --preset "$PRESET" --train {input.train} --text-only {input.text_only} '
-        "--out {output} > {log} 2>&1"
+        'prior backbone tokenizer --preset "$PRESET" {params.given} --out {output} > {log} 2>&1'
 
 
 rule llm:
     input:
-        text_only=R / "corpus/text_only",
+        unpack(llm_inputs),
         tokenizer=R / "tokenizer",
     output:
         directory(R / "backbones/llm"),
@@ -29,15 +28,15 @@ rule llm:
     params:
         settings=digest(preset.backbones.llm),
         state=R / ".state/llm",
+        given=lambda w, input: given(input, "hub", text_only=R / "corpus/text_only"),
     shell:
-        '{resources.launch} backbone llm --preset "$PRESET" --text-only {input.text_only} --tokenizer {input.tokenizer} '
+        '{resources.launch} backbone llm --preset "$PRESET" {params.given} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"
 
 
 rule vision:
     input:
-        train=R / "corpus/train",
-        tokenizer=R / "tokenizer",
+        unpack(vision_inputs),
     output:
         directory(R / "backbones/vision"),
     log:
@@ -48,6 +47,7 @@ rule vision:
     params:
         settings=digest(preset.backbones.vision),
         state=R / ".state/vision",
+        given=lambda w, input: given(input, "hub", "tokenizer", train=R / "corpus/train", tokens=R / "tokens/train"),
     shell:
-        '{resources.launch} backbone vision --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
+        '{resources.launch} backbone vision --preset "$PRESET" {params.given} '
         "--out {output} --state {params.state} > {log} 2>&1"

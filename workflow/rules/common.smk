@@ -13,15 +13,24 @@ from cluster.requests import check, request
 from cluster.settings import load_cluster
 from eval.benchmarks import check_benchmarks, is_official
 from eval.checkpoints import prediction_file
-from prior.config import FolderCorpus, digest, parse_run
+from prior.config import LLM, FolderCorpus, Tokenizer, Vision, WebDatasetCorpus, digest, parse_run
+from prior.corpus.splits import tar_files
 from prior.errors import UserError
 from prior.files import write_json
+from prior.hub import is_local
 from prior.presets import load_preset
 from prior.weighting import REGISTRY, check_objective
 
 
 def corpus_paths(corpus):
-    """Where a folder corpus lies, by its settings; a generated corpus lies nowhere."""
+    """Where a corpus lies, by its settings; one that is generated or fetched lies nowhere."""
+    if isinstance(corpus, WebDatasetCorpus) and is_local(corpus.source):
+        shards = [("train", number) for number in range(corpus.shards)] + [("val", 0)]
+        return {
+            f"corpus.{split}": Path(corpus.source, name)
+            for split, number in shards
+            for name in tar_files(corpus, split, number)
+        }
     if not isinstance(corpus, FolderCorpus):
         return {}
     folder = Path(corpus.folder)
@@ -107,13 +116,64 @@ _BATCHES = R / "predictions/.batches.json"
 
 def corpus_settings(*splits):
     """The settings of the corpus that some of its splits depend on, without those of the other splits."""
-    return preset.corpus.model_dump(mode="json", exclude={"train", "val", "text_only"} - set(splits))
+    others = {"train", "val", "text_only"} - set(splits)
+    return preset.corpus.model_dump(mode="json", exclude=others | (set() if "train" in splits else {"shards"}))
+
+
+def shards(pattern):
+    """The paths of a pattern for all shards of the training captions."""
+    return expand(str(R / pattern), shard=[f"{number:04d}" for number in range(preset.corpus.shards)])
+
+
+# Of the other splits there is one shard.
+WHOLE = "0000"
 
 
 def captions_files(wildcards):
-    """The files that a split of a folder corpus is read from, beside its pictures."""
+    """The files that a shard is read from, beside the pictures of a folder."""
+    if isinstance(preset.corpus, WebDatasetCorpus):
+        folder = Path(preset.corpus.source) if is_local(preset.corpus.source) else R / "downloads/files"
+        return [folder / name for name in tar_files(preset.corpus, wildcards.split, int(wildcards.shard))]
     paths = corpus_paths(preset.corpus)
     return [paths[name] for name in ("corpus.captions", f"corpus.{wildcards.split}") if name in paths]
+
+
+def files_option(wildcards, input):
+    """Where the tar files of a shard are."""
+    return f"--files {Path(input[0]).parent}" if isinstance(preset.corpus, WebDatasetCorpus) else ""
+
+
+def hub_source(model):
+    """The hub id of what is fetched."""
+    if model == "tokenizer":
+        return preset.tokenizer
+    return preset.backbones.hub_llm if model == "llm" else preset.backbones.hub_vision
+
+
+def hub_files():
+    """The files of a dataset that are fetched from a hub."""
+    corpus = preset.corpus
+    if not isinstance(corpus, WebDatasetCorpus) or is_local(corpus.source):
+        return []
+    return [
+        *sum((tar_files(corpus, "train", number) for number in range(corpus.shards)), []),
+        *tar_files(corpus, "val", 0),
+    ]
+
+
+def from_hub(model):
+    """What is fetched of a backbone, as an input; nothing where it is made here or lies in a folder."""
+    entry = preset.tokenizer if model == "tokenizer" else getattr(preset.backbones, model)
+    source = hub_source(model)
+    made_here = isinstance(entry, LLM | Vision | Tokenizer)
+    return {} if made_here or is_local(source) else {"hub": R / f"downloads/models/{model}"}
+
+
+def given(inputs, *names, **folders):
+    """Options of the command line for those inputs that a job has; shards are given by their folder."""
+    values = {name: inputs[name] for name in names if name in inputs.keys()}
+    values |= {name: folder for name, folder in folders.items() if name in inputs.keys()}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
 
 
 @cache
@@ -156,19 +216,64 @@ def largest_first(wildcards):
     return preset.scales.index(wildcards.scale)
 
 
+def captions():
+    """The inputs of what reads the captions of both splits, but for their pictures."""
+    return {
+        "train_tokens": shards("tokens/train/{shard}.arrow"),
+        "val_tokens": R / f"tokens/val/{WHOLE}.arrow",
+        "counted": R / "tokens/train.json",
+    }
+
+
+def tokenizer_inputs(wildcards):
+    """What a tokenizer is trained on, or where it was fetched to."""
+    if not isinstance(preset.tokenizer, Tokenizer):
+        return from_hub("tokenizer")
+    return {"train": shards("corpus/train/{shard}"), "text_only": R / f"corpus/text_only/{WHOLE}"}
+
+
+def llm_inputs(wildcards):
+    """What the base LLM is trained on, or where it was fetched to."""
+    if not isinstance(preset.backbones.llm, LLM):
+        return from_hub("llm")
+    return {"text_only": R / f"corpus/text_only/{WHOLE}"}
+
+
+def vision_inputs(wildcards):
+    """What the vision tower is trained on, or where it was fetched to."""
+    if not isinstance(preset.backbones.vision, Vision):
+        return from_hub("vision")
+    return {
+        "train": shards("corpus/train/{shard}"),
+        "tokens": shards("tokens/train/{shard}.arrow"),
+        "counted": R / "tokens/train.json",
+        "tokenizer": R / "tokenizer",
+    }
+
+
+def reference_inputs(wildcards):
+    """The captions, and those without pictures if the reference LLM learns from them, too."""
+    return captions() | ({"text_only": R / f"corpus/text_only/{WHOLE}"} if preset.reference.text_only else {})
+
+
 def pretrain_inputs(wildcards):
     """A run waits for what its architecture and its objective read, and for nothing else."""
-    inputs = {
-        "train": R / "corpus/train",
-        "val": R / "corpus/val",
+    inputs = captions() | {
+        "train": shards("corpus/train/{shard}"),
+        "val": R / f"corpus/val/{WHOLE}",
         "tokenizer": R / "tokenizer",
         "llm": R / "backbones/llm",
     }
     if wildcards.arch == "hlvlm":
         inputs["vision"] = R / "backbones/vision"
     if REGISTRY[preset.objectives[wildcards.objective].kind].needs_scores:
-        inputs["scores"] = R / "scores/base.arrow"
+        inputs["scores"] = shards("scores/base/{shard}.arrow")
     return inputs
+
+
+def tune_inputs(wildcards):
+    """The pictures that questions are about; conversations come with their own."""
+    return {} if preset.tune.conversations else {"corpus": shards("corpus/train/{shard}")}
 
 
 def either(names):
@@ -209,10 +314,37 @@ def predictions(benchmark):
     return [prediction_file(R / "predictions", name, benchmark, shown) for shown in preset.evaluation.pictures]
 
 
+def asking_settings():
+    """The settings that answers depend on."""
+    others = {"loss_captions", "trajectory_points", "word_captions"}
+    return preset.evaluation.model_dump(exclude=others)
+
+
+def asked_on_the_way(batch):
+    """Those benchmarks of a batch that checkpoints which are kept on the way answer, too."""
+    names = [name for name in batch if preset.asked_stage(name) == "pretrain" and name not in CAPTIONED]
+    return names if preset.trajectory else []
+
+
+def step_predictions(benchmark):
+    """The pattern of the prediction file of a checkpoint that was kept on the way."""
+    return prediction_file(R / "predictions", "{arch}/{objective}/{scale}/seed{seed}/pretrain/step{step}", benchmark)
+
+
+def steps_asked(run, benchmark):
+    """After which steps checkpoints of a run answer a benchmark, beside the last one."""
+    run = parse_run(run)
+    return preset.kept_steps(run.objective, run.scale) if asked_on_the_way([benchmark]) else []
+
+
 def answered(run, benchmark):
     """The prediction files of a run, by its name."""
-    arch, objective, scale, seed = parse_run(run)
-    return [str(path).format(arch=arch, objective=objective, scale=scale, seed=seed) for path in predictions(benchmark)]
+    keys = parse_run(run)._asdict()
+    paths = [str(path).format(**keys) for path in predictions(benchmark)]
+    return [
+        *paths,
+        *(str(step_predictions(benchmark)).format(**keys, step=step) for step in steps_asked(run, benchmark)),
+    ]
 
 
 def scored(wildcards):
@@ -229,6 +361,11 @@ def score_options(wildcards):
     """What a scoring job takes of a benchmark, as options of the command line."""
     stage = preset.asked_stage(wildcards.benchmark)
     options = [f"--checkpoint {run}/{stage}/final" for run in scored(wildcards)]
+    options += [
+        f"--checkpoint {run}/pretrain/step{step}"
+        for run in scored(wildcards)
+        for step in steps_asked(run, wildcards.benchmark)
+    ]
     options += ["--no-picture"] if preset.evaluation.no_picture else []
     options += [f"--degenerate {preset.seeds}"] if preset.seeds_together else []
     return [*options, official_option(wildcards)]
@@ -239,7 +376,7 @@ def object_files(wildcards):
     if not isinstance(preset.corpus, FolderCorpus):
         return {}
     entry, folder = preset.benchmarks["CHAIR"], Path(preset.corpus.folder)
-    return {"val": R / "corpus/val", "objects": folder / entry.objects, "names": folder / entry.synonyms}
+    return {"val": R / f"corpus/val/{WHOLE}", "objects": folder / entry.objects, "names": folder / entry.synonyms}
 
 
 def local_official(wildcards):

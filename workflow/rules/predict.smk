@@ -38,7 +38,7 @@ for number, batch in enumerate(BATCHES):
             settings=digest(
                 {
                     "answers": {name: preset.benchmarks[name].answer for name in batch},
-                    "evaluation": preset.evaluation.model_dump(exclude={"loss_captions", "trajectory_points"}),
+                    "evaluation": asking_settings(),
                 }
             ),
             runs=run_options,
@@ -50,3 +50,41 @@ for number, batch in enumerate(BATCHES):
         shell:
             'python -m eval predict --preset "$PRESET" {params.runs} --runs {params.folder} {params.benchmark} '
             "--benchmarks {params.benchmarks} --out {params.out} --state {params.state} > {log} 2>&1"
+
+    # Checkpoints on the way are many: each is a job, asked with pictures alone.
+    if asked_on_the_way(batch):
+
+        rule:
+            name:
+                f"predict_step_{number}" if number else "predict_step"
+            input:
+                run=R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain",
+                benchmarks=expand(
+                    R / "benchmarks/{benchmark}.{ending}", benchmark=asked_on_the_way(batch), ending=["tsv", "jsonl"]
+                ),
+            output:
+                [step_predictions(name) for name in asked_on_the_way(batch)],
+            log:
+                R / f"logs/predict/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}.step{{step}}.{number}.log",
+            wildcard_constraints:
+                step="[0-9]+",
+            threads: preset.threads("predict")
+            resources:
+                **asks("predict"),
+            params:
+                settings=digest(
+                    {
+                        "answers": {name: preset.benchmarks[name].answer for name in asked_on_the_way(batch)},
+                        "evaluation": asking_settings(),
+                    }
+                ),
+                run="{arch}/{objective}/{scale}/seed{seed}",
+                benchmark=[f"--benchmark {name}" for name in asked_on_the_way(batch)],
+                benchmarks=R / "benchmarks",
+                folder=R / "runs",
+                out=R / "predictions",
+                state=R / ".state/predict",
+            shell:
+                'python -m eval predict --preset "$PRESET" --run {params.run} --step {wildcards.step} '
+                "--runs {params.folder} {params.benchmark} --benchmarks {params.benchmarks} --out {params.out} "
+                "--state {params.state} > {log} 2>&1"

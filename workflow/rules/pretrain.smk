@@ -12,20 +12,21 @@ rule pretrain:
     params:
         settings=lambda w: digest(
             {
-                "training": preset.pretrain,
+                "training": preset.pretraining(w.arch),
                 "objective": preset.objectives[w.objective],
                 "architecture": getattr(preset.architectures, w.arch),
                 "loss_captions": preset.evaluation.loss_captions,
                 "trajectory_points": preset.evaluation.trajectory_points,
+                "kept": preset.kept_steps(w.objective, w.scale),
             }
         ),
         runs=run_options,
+        corpus=R / "corpus",
+        tokens=R / "tokens",
         folder=R / "runs",
         state=R / ".state",
-        optional=lambda w, input: " ".join(
-            f"--{name} {input[name]}" for name in ("vision", "scores") if name in input.keys()
-        ),
+        given=lambda w, input: given(input, "vision", scores=R / "scores/base"),
     shell:
-        '{resources.launch} pretrain --preset "$PRESET" {params.runs} '
-        "--train {input.train} --val {input.val} --tokenizer {input.tokenizer} --llm {input.llm} {params.optional} "
+        '{resources.launch} pretrain --preset "$PRESET" {params.runs} --corpus {params.corpus} --tokens {params.tokens} '
+        "--tokenizer {input.tokenizer} --llm {input.llm} {params.given} "
         "--runs {params.folder} --state {params.state} > {log} 2>&1"

@@ -1,8 +1,6 @@
 rule reference:
     input:
-        train=R / "corpus/train",
-        val=R / "corpus/val",
-        text_only=R / "corpus/text_only",
+        unpack(reference_inputs),
         tokenizer=R / "tokenizer",
         llm=R / "backbones/llm",
     output:
@@ -15,26 +13,29 @@ rule reference:
     params:
         settings=digest(preset.reference),
         state=R / ".state/reference",
+        tokens=R / "tokens",
+        given=lambda w, input: given(input, text_only=R / "corpus/text_only"),
     shell:
-        '{resources.launch} reference --preset "$PRESET" --train {input.train} --val {input.val} '
-        "--text-only {input.text_only} --tokenizer {input.tokenizer} --llm {input.llm} --out {output} "
-        "--state {params.state} > {log} 2>&1"
+        '{resources.launch} reference --preset "$PRESET" --tokens {params.tokens} {params.given} '
+        "--tokenizer {input.tokenizer} --llm {input.llm} --out {output} --state {params.state} > {log} 2>&1"
 
 
 rule scores:
     input:
-        train=R / "corpus/train",
+        tokens=R / "tokens/train/{shard}.arrow",
         tokenizer=R / "tokenizer",
         reference=R / "reference/base",
     output:
-        R / "scores/base.arrow",
+        R / "scores/base/{shard}.arrow",
     log:
-        R / "logs/scores/base.log",
+        R / "logs/scores/base/{shard}.log",
+    wildcard_constraints:
+        shard="[0-9]+",
     threads: preset.threads("scores")
     resources:
         **asks("scores"),
     params:
         settings=digest({"cross_fit": preset.reference.cross_fit, "seed": preset.reference.seed}),
     shell:
-        'prior score --preset "$PRESET" --train {input.train} --tokenizer {input.tokenizer} '
+        'prior score --preset "$PRESET" --tokens {input.tokens} --tokenizer {input.tokenizer} '
         "--reference {input.reference} --out {output} > {log} 2>&1"

@@ -52,8 +52,8 @@ rule fits:
 
 rule words:
     input:
-        scores=R / "scores/base.arrow",
-        train=R / "corpus/train",
+        scores=shards("scores/base/{shard}.arrow"),
+        train=shards("corpus/train/{shard}"),
         tokenizer=R / "tokenizer",
     output:
         words=R / "words.parquet",
@@ -62,9 +62,13 @@ rule words:
         R / "logs/words.log",
     resources:
         **asks("small"),
+    params:
+        scores=R / "scores/base",
+        train=R / "corpus/train",
+        captions=preset.evaluation.word_captions,
     shell:
-        "python -m eval words --scores {input.scores} --train {input.train} --tokenizer {input.tokenizer} "
-        "--out {output.words} --tokens {output.tokens} > {log} 2>&1"
+        "python -m eval words --scores {params.scores} --train {params.train} --tokenizer {input.tokenizer} "
+        "--captions {params.captions} --out {output.words} --tokens {output.tokens} > {log} 2>&1"
 
 
 rule tables:

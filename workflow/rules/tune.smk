@@ -1,7 +1,7 @@
 rule tune:
     input:
+        unpack(tune_inputs),
         checkpoints=each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain"),
-        train=R / "corpus/train",
         questions=R / "corpus/questions.jsonl",
         tokenizer=R / "tokenizer",
     output:
@@ -16,6 +16,7 @@ rule tune:
         runs=run_options,
         folder=R / "runs",
         state=R / ".state",
+        given=lambda w, input: given(input, corpus=R / "corpus/train"),
     shell:
-        '{resources.launch} tune --preset "$PRESET" {params.runs} --train {input.train} --questions {input.questions} '
+        '{resources.launch} tune --preset "$PRESET" {params.runs} {params.given} --questions {input.questions} '
         "--tokenizer {input.tokenizer} --runs {params.folder} --state {params.state} > {log} 2>&1"

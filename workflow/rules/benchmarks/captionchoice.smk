@@ -1,6 +1,6 @@
 rule benchmark_captionchoice:
     input:
-        val=R / "corpus/val",
+        val=R / f"corpus/val/{WHOLE}",
     output:
         R / "benchmarks/CaptionChoice.tsv",
     log:

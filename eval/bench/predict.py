@@ -28,16 +28,9 @@ from prior.config import Evaluation
 from prior.errors import UserError
 from prior.files import whole, write_text
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-SCORER = Path(__file__).resolve().parents[1] / ".venv-vlmevalkit/bin/python"
+SCORER = Path(__file__).resolve().parents[2] / ".venv-vlmevalkit/bin/python"
 
 
-@app.callback()
-def bench() -> None:
-    """Measurements of speed."""
-
-
-@app.command()
 def predict(
     checkpoint: Annotated[list[Path], typer.Option(help="A folder as hlvlm/ntp/40k/seed0/tuned/final; repeatable.")],
     benchmarks: Annotated[Path, typer.Option(help="Folder of <benchmark>.tsv.")],
@@ -180,9 +173,3 @@ def show(table: pd.DataFrame, summary: pd.DataFrame) -> Display:
         f"least and greatest of {table['round'].nunique()} rounds. Both gave the same answers."
     )
     return Display("Our loop and VLMEvalKit's", pd.DataFrame(rows), note)
-
-
-if __name__ == "__main__":
-    from prior.cli import run
-
-    run(app)
