@@ -11,8 +11,11 @@ ARGS ?=
 NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
-# What people read, and how it came about.
+# What people read, and how it came about; of measurements of speed all.
 SMALL = metrics.csv items.parquet benchmarks.csv fits.json provenance.yaml tables figures
+ifeq ($(NAME),bench)
+SMALL = $(notdir $(wildcard results/bench/*))
+endif
 
 BIN := .venv/bin
 # Written last: an installation that was cut off leaves none behind and is taken up again.

@@ -11,8 +11,8 @@ from typing import Any
 
 from cluster.settings import Cluster
 from prior.config import Preset
+from prior.config.jobs import Job, Jobs, ParallelJob
 from prior.errors import UserError
-from prior.jobs import Job, Jobs, ParallelJob
 from prior.stopping import lead
 
 # They are warned before their time is over, save, and are started again.
@@ -59,7 +59,7 @@ def check(preset: Preset, cluster: Cluster) -> None:
 
 
 def request(preset: Preset, kind: str, cluster: Cluster) -> dict[str, Resource]:
-    """The resources of a rule whose jobs are of a kind (see `prior.jobs.Jobs`), as its keyword arguments.
+    """The resources of a rule whose jobs are of a kind (see `prior.config.jobs.Jobs`), as its keyword arguments.
 
     What grows with the attempt is a function of wildcards and attempt.
     """

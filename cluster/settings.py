@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from prior.config.fields import Count, Positive, Settings
 from prior.errors import UserError
-from prior.fields import Count, Positive, Settings
 from prior.presets import explain, read_yaml
 
 

@@ -17,6 +17,8 @@ METRIC_COLUMNS = [*KEYS, "metric", "value", "n_items", "unit"]
 ITEM_COLUMNS = [*KEYS, "item", "group", "category", "correct", "answer", "prediction", "parsed"]
 STAGES = {"none": 0, "pretrain": 1, "tuned": 2}
 BASELINE = "baseline"
+# The objectives that the paper compares.
+PAPERS = ("ntp", "prior")
 HELDOUT = "heldout"
 
 # MME's own division of its categories; each is worth up to 200 points (accuracy + accuracy+).
@@ -82,7 +84,7 @@ def check_metrics(metrics: pd.DataFrame, name: str = "metrics") -> pd.DataFrame:
     """Refuse values that are not numbers, repeated keys, and arms that lack a seed; return the table unchanged.
 
     Every objective of every architecture must have the same seeds wherever one of them has a number: a mean over
-    fewer seeds would pass for a mean over all.
+    fewer seeds would pass for a mean over all. An ablation at a single scale need not be at the others.
 
     Raises
     ------
@@ -98,16 +100,18 @@ def check_metrics(metrics: pd.DataFrame, name: str = "metrics") -> pd.DataFrame:
     models = metrics[metrics.arch != BASELINE]
     if models.empty:
         raise UserError(f"{name}: there is no row of a model; evaluate a checkpoint first")
-    arms, seeds = sorted(set(zip(models.arch, models.objective, strict=True))), sorted(set(models.seed))
+    seeds = sorted(set(models.seed))
     last = final(metrics)
+    scales = last.groupby(["arch", "objective"]).scale_tokens.agg(set).to_dict()
     missing: list[str] = []
     group = ["scale_tokens", "stage", "picture", "benchmark", "metric"]
     for (scale, _, picture, benchmark, metric), rows in last.groupby(group):
         have = set(zip(rows.arch, rows.objective, rows.seed, strict=True))
         missing += [
             f"{arch}/{objective}/{scale}/seed{seed} ({benchmark} {metric}, {picture} picture)"
-            for (arch, objective), seed in product(arms, seeds)
+            for (arch, objective), seed in product(scales, seeds)
             if (arch, objective, seed) not in have
+            and (scale in scales[arch, objective] or len(scales[arch, objective]) > 1 or objective in PAPERS)
         ]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -118,11 +122,18 @@ def check_metrics(metrics: pd.DataFrame, name: str = "metrics") -> pd.DataFrame:
 
 
 def final(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the models' last checkpoint: per benchmark its latest stage, per run that stage's last step."""
+    """Rows of the models' last checkpoint: per benchmark its latest stage, per run that stage's last step.
+
+    A run that ends earlier than NTP's with the same data, as an ablation may, is no rival of finished ones: left out.
+    """
     models = table[table.arch != BASELINE]
     stage = models.stage.map(STAGES)
     models = models[stage == stage.groupby(models.benchmark).transform("max")]
-    return models[models.step == models.groupby([*RUN, "stage"]).step.transform("max")]
+    models = models[models.step == models.groupby([*RUN, "stage"]).step.transform("max")]
+    data = ["arch", "scale_tokens", "seed", "stage"]
+    ends = models[models.objective == "ntp"].groupby(data).step.max().rename("end")
+    end = models.join(ends, on=data).end
+    return models[end.isna() | (models.step == end)]
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:

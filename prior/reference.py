@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from prior import config, processes
+from prior.config.jobs import ParallelJob
 from prior.documents import Documents, concatenate, select
 from prior.files import whole, write_json
-from prior.jobs import ParallelJob
 from prior.models.attention import pack, unpack
 from prior.models.weights import export, gather, load_llm
 from prior.packing import Packer, repeat_order

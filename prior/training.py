@@ -31,9 +31,9 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from prior import config, processes, stopping
+from prior.config.jobs import ParallelJob
 from prior.errors import UserError
 from prior.files import is_full
-from prior.jobs import ParallelJob
 from prior.loss import caption_nll, weighted_ntp_loss
 from prior.models.attention import pack
 from prior.packing import Batch, Packer, blind_inputs, model_inputs, plan_rows, unlabelled

@@ -25,10 +25,10 @@ from prior.config import (
     WebDatasetCorpus,
     parse_tokens,
 )
+from prior.config.jobs import Job, ParallelJob
 from prior.corpus.webdataset import expand
 from prior.errors import UserError
 from prior.hub import is_local
-from prior.jobs import Job, ParallelJob
 from prior.models.ulvlm import patched_size
 from prior.weighting import REGISTRY
 

@@ -271,3 +271,9 @@ def test_what_is_not_known_is_asked_for(paper: Work, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --captions"):
         page(Work(folder, Assumptions()))
     assert "1,234" in page(Work(folder, Assumptions(captions=1234)))
+
+
+def test_the_page_in_the_documentation_is_what_the_command_says() -> None:
+    """Made anew by `make plan PRESET=paper ARGS="--out docs/plan.md"`."""
+    shown = Path(__file__).resolve().parents[2] / "docs/plan.md"
+    assert shown.read_text() == page(Work(load_preset("paper"), Assumptions()))

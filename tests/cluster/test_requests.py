@@ -18,8 +18,8 @@ from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from cluster.requests import TRAININGS, check, launcher, request
 from cluster.settings import Cluster, load_cluster
 from prior.config import Preset
+from prior.config.jobs import Jobs
 from prior.errors import UserError
-from prior.jobs import Jobs
 from prior.presets import load_preset
 
 PROFILE = Path(__file__).resolve().parents[2] / "workflow/profiles/slurm"

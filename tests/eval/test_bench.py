@@ -136,6 +136,18 @@ def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "| training step, PRIOR | CAL | 300 |" in (out / "bench.md").read_text()
 
 
+def test_a_profile_names_operators_and_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eval.bench.profile import profile
+
+    monkeypatch.delenv("PRIOR_PHOTOS", raising=False)
+    profile("300", "ntp", 1, tmp_path)
+    first, needed, _, _, *operators = (tmp_path / "profile_300_ntp.txt").read_text().splitlines()
+    assert first.startswith("300, ntp: ") and "operations of matrix products" in needed
+    assert any(line.endswith(" aten::mm") for line in operators)
+    with pytest.raises(UserError, match="no size of that name"):
+        profile("301", "ntp", 1, tmp_path)
+
+
 def test_sides_that_differ_are_not_timed() -> None:
     """All losses count where the same is trained, else the first, which comes before any training."""
     found = {race.name: race for race in races("tiny")}

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prior import config, models, processes
+from prior.config.jobs import ParallelJob
 from prior.documents import Documents, tokenize_captions
-from prior.jobs import ParallelJob
 from prior.packing import Packer
 from prior.scores import token_logprobs
 from prior.state import private

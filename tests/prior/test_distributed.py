@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from prior import models
-from prior.jobs import ParallelJob
+from prior.config.jobs import ParallelJob
 from prior.models.attention import pack
 from prior.packing import Packer, plan_rows
 from prior.scores import token_logprobs

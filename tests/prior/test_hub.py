@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import MistralConfig, MistralForCausalLM
 
 from prior.backbones import check_config, hub_llm, hub_tokenizer
-from prior.fields import _source
+from prior.config.fields import _source
 from prior.hub import is_local, locked_revisions
 from prior.presets import PRESETS, lock_file
 from tests.prior.fake_hub import FakeHub, fake_hub

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from prior.fields import Count, Positive, Settings
+from prior.config.fields import Count, Positive, Settings
 
 
 class Job(Settings):
