@@ -146,23 +146,24 @@ def build(size: Size) -> HLVLM:
 def captions() -> tuple[list[list[str]], str]:
     """Captions as lists of words, and where they are from.
 
-    ``PRIOR_PHOTOS`` names a CSV file with a column ``caption``; without it the captions of the generated world are
-    taken.
+    ``PRIOR_PHOTOS`` names a folder with a ``captions.csv``, as for the preset `photos`; without it the captions of the
+    generated world are taken.
 
     Raises
     ------
     UserError
         If that file is not there or has no such column.
     """
-    if path := os.environ.get("PRIOR_PHOTOS"):
-        if not Path(path).is_file():
-            raise UserError(f"PRIOR_PHOTOS: there is no file {path}; name a CSV file with a column `caption`")
+    if folder := os.environ.get("PRIOR_PHOTOS"):
+        path = Path(folder, "captions.csv")
+        if not path.is_file():
+            raise UserError(f"PRIOR_PHOTOS: there is no file {path}; name a folder that has one")
         with open(path, encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream)
             if "caption" not in (rows.fieldnames or []):
-                raise UserError(f"PRIOR_PHOTOS: {path} has no column `caption`; name a CSV file with one")
+                raise UserError(f"PRIOR_PHOTOS: {path} has no column `caption`; name a folder whose file has")
             found = [row["caption"].split() for row in rows]
-        return [words for words in found if words], Path(path).parent.name
+        return [words for words in found if words], Path(folder).resolve().name
     from prior.corpus.scenes import pairs
 
     return [pair["caption"].split() for pair in pairs("train", 0, 500, 0, 16)], "generated scenes"

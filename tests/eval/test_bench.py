@@ -112,7 +112,7 @@ def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     captions = tmp_path / "own" / "captions.csv"
     captions.parent.mkdir()
     captions.write_text("image,caption\n" + "".join(f"{n}.jpg,a dog {'runs ' * (n % 7)}.\n" for n in range(40)))
-    monkeypatch.setenv("PRIOR_PHOTOS", str(captions))
+    monkeypatch.setenv("PRIOR_PHOTOS", str(captions.parent))
     out = tmp_path / "bench"
     chosen = ("training-500", "objectives-300", "scoring-300")
     call = [sys.executable, "-m", "eval.bench", "method", "--machine", "tiny", "--rounds", "2", "--threads", "1"]
