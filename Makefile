@@ -11,10 +11,11 @@ ARGS ?=
 NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
-# What people read, and how it came about; of measurements of speed all.
+# What people read, and how it came about; of measurements of speed all, beside those that were not made anew.
 SMALL = metrics.csv items.parquet benchmarks.csv fits.json provenance.yaml tables figures
 ifeq ($(NAME),bench)
 SMALL = $(notdir $(wildcard results/bench/*))
+KEPT = cp -R $(PUBLISHED)/. $(PUBLISHED).part/
 endif
 
 BIN := .venv/bin
@@ -68,6 +69,7 @@ check: env $(DEV) ## Lint, formats and types
 publish: ## Copy the small files of PRESET's results to results/published, to be committed
 	@for file in $(SMALL); do test -e $(RESULTS)/$$file || { echo "make publish: there is no $(RESULTS)/$$file; first: make run PRESET=$(PRESET)" >&2; exit 2; }; done
 	@rm -rf $(PUBLISHED).part && mkdir -p $(PUBLISHED).part
+	@$(KEPT)
 	@cd $(RESULTS) && cp -R $(SMALL) $(CURDIR)/$(PUBLISHED).part/
 	@find $(PUBLISHED).part -name '.*' -type f -exec rm {} +
 	@rm -rf $(PUBLISHED) && mv $(PUBLISHED).part $(PUBLISHED)

@@ -296,7 +296,8 @@ def reference(
     words = _tokenizer(tokenizer)
     documents, inputs = _captions(tokens / "train")
     heldout, _ = _captions(tokens / "val")
-    inputs["llm"] = files.fingerprint(llm)
+    if processes.first():
+        inputs["llm"] = files.fingerprint(llm)
     extra = None
     if settings.text_only:
         assert text_only is not None
@@ -360,8 +361,9 @@ def pretrain(
     documents, inputs = _captions(tokens / "train", corpus / "train")
     heldout, prints = _captions(tokens / "val", corpus / "val", limit=settings.evaluation.loss_captions)
     inputs["heldout"] = prints["corpus"]
+    # Reading all weights takes a while, and the first process alone writes down what they were.
     for name, path in (("llm", llm), ("vision", vision), ("scores", scores)):
-        if path is not None:
+        if path is not None and processes.first():
             inputs[name] = files.fingerprint(path)
     if scores is not None:
         documents = replace(documents, ref_logprob=align(shards(tokens / "train"), shards(scores)))

@@ -123,7 +123,10 @@ def method(
     only: Annotated[list[str] | None, typer.Option(help="A race, as training-32k; repeatable; all by default.")] = None,
     preset: Annotated[str, typer.Option(help="The preset whose jobs Snakemake plans.")] = "paper",
 ) -> None:
-    """Training, scoring and planning against what others do for the same result."""
+    """Training, scoring and planning against what others do for the same result.
+
+    The table is written anew after each race; lines of races that are not run stay as they were.
+    """
     if machine not in SIZES:
         raise UserError(f"--machine {machine}: there are no sizes of that name; take one of {', '.join(SIZES)}")
     every = {race.name: race for race in races(machine)}
@@ -131,7 +134,6 @@ def method(
     if unknown := set(chosen) - {*every, "planning"}:
         raise UserError(f"--only {sorted(unknown)[0]}: there is no such race; take one of {', '.join(every)}, planning")
     _, source = sizes.captions()
-    tables = []
     for name in chosen:
         if name == "planning":
             rows, about = plan(preset, rounds), dict[str, Any]()
@@ -146,11 +148,16 @@ def method(
             lines = race.lines
         _write(out / f"{name}.csv", rows)
         found = [{"race": name, **summary(rows, line), "threads": threads, **about} for line in lines]
-        tables.append(pd.DataFrame(found).assign(machine=about.get("machine") or cpu()))
-    table = pd.concat(tables, ignore_index=True)
-    _write(out / "bench.csv", table)
-    text = display.markdown([show(table)])
-    write_text(out / "bench.md", text)
+        table = pd.DataFrame(found).assign(machine=about.get("machine") or cpu())
+        path = out / "bench.csv"
+        if path.is_file():
+            others = pd.read_csv(path).fillna({"against": "", "unit": ""})
+            table = pd.concat([others[others.race != name], table], ignore_index=True)
+        order = [*every, "planning"]
+        table = table.sort_values("race", key=lambda races: races.map(order.index), kind="stable", ignore_index=True)
+        _write(path, table)
+        text = display.markdown([show(table)])
+        write_text(out / "bench.md", text)
     print(text)
 
 

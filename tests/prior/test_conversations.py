@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prior import cli, models
 from prior.corpus import json_array
 from prior.corpus.conversations import Conversation, read_conversations
+from prior.documents import encode
 from prior.errors import UserError
 
 
@@ -150,3 +154,46 @@ def test_a_longer_array_takes_no_more_memory(images: Path) -> None:
             tracemalloc.stop()
 
     assert peak(10_000) < 1.5 * peak(1_000)
+
+
+def test_a_model_is_tuned_on_conversations(
+    arch: str, lvlm: Any, tokenizer: Any, records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From LLaVA's JSON to a checkpoint; a conversation without a picture is left out."""
+    monkeypatch.setattr(cli, "_training", torch.set_num_threads)
+    said = [
+        ("0", ["<image>\na red", "circle", "on the", "left of"]),
+        ("1", ["photo\n<image>", "by"]),
+        (None, ["a star", "b"]),
+    ]
+    (tmp_path / "images").mkdir()
+    entries = []
+    for number, (image, turns) in enumerate(said):
+        speakers = ["human", "gpt"] * len(turns)
+        entry: dict[str, Any] = {"id": f"c{number}"}
+        entry["conversations"] = [{"from": who, "value": text} for who, text in zip(speakers, turns, strict=False)]
+        if image:
+            entry["image"] = f"{image}.png"
+            (tmp_path / "images" / f"{image}.png").write_bytes(records[number]["image"])
+        entries.append(entry)
+    (tmp_path / "mix.json").write_text(json.dumps(entries))
+    preset, name = tmp_path / "mine.yaml", f"{arch}/ntp/3k/seed0"
+    preset.write_text(
+        f"extends: tiny\ntune:\n  questions: 3\n  training: {{learning_rate: 1.0e-2, epochs: 2}}\n"
+        f"  conversations: {{file: {tmp_path}/mix.json, images: {tmp_path}/images}}\n"
+    )
+    lvlm.save(tmp_path / "runs" / name / "pretrain/final")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    asked = tmp_path / "questions.jsonl"
+    cli.questions(preset=str(preset), out=asked)
+    assert [json.loads(line)["id"] for line in asked.read_text().splitlines()] == ["c0", "c1"]
+    cli.tune(
+        preset=str(preset), run=[name], questions=asked, tokenizer=tmp_path / "tokenizer", runs=tmp_path / "runs",
+        state=tmp_path / "state",
+    )  # fmt: skip
+    described = yaml.safe_load((tmp_path / "runs" / name / "tuned/run.yaml").read_text())
+    answers = sum(len(encode(tokenizer, [f" {text}"])["input_ids"][0]) + 1 for text in ("circle", "left of", "by"))
+    assert described["tokens"] == {"questions": 2, "answer_tokens": answers}
+    before, after = (models.load(tmp_path / "runs" / name / stage / "final").model for stage in ("pretrain", "tuned"))
+    old, new = (model.get_input_embeddings().weight for model in (before, after))
+    assert not torch.equal(old, new)

@@ -153,8 +153,8 @@ def test_snakemake_killed_and_started_beside_its_orphan(
     rival = cluster.run(
         "sbatch", "--parsable", "-o", str(work.folder / "rival.txt"), "--wrap",
         f"{Path(sys.executable).with_name('prior')} pretrain --preset {work.preset} --run {RUN} "
-        f"--train {results}/corpus/train --val {results}/corpus/val --tokenizer {results}/tokenizer "
-        f"--llm {results}/backbones/llm --vision {results}/backbones/vision --scores {results}/scores/base.arrow "
+        f"--corpus {results}/corpus --tokens {results}/tokens --tokenizer {results}/tokenizer "
+        f"--llm {results}/backbones/llm --vision {results}/backbones/vision --scores {results}/scores/base "
         f"--runs {work.folder}/elsewhere --state {results}/.state",
     ).strip()  # fmt: skip
     told = work.folder / "rival.txt"
