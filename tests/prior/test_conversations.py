@@ -186,7 +186,7 @@ def test_a_model_is_tuned_on_conversations(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     asked = tmp_path / "questions.jsonl"
     cli.questions(preset=str(preset), out=asked)
-    assert [json.loads(line)["id"] for line in asked.read_text().splitlines()] == ["c0", "c1"]
+    assert sorted(json.loads(line)["id"] for line in asked.read_text().splitlines()) == ["c0", "c1"]
     cli.tune(
         preset=str(preset), run=[name], questions=asked, tokenizer=tmp_path / "tokenizer", runs=tmp_path / "runs",
         state=tmp_path / "state",
