@@ -179,7 +179,7 @@ def test_a_model_is_tuned_on_conversations(
     (tmp_path / "mix.json").write_text(json.dumps(entries))
     preset, name = tmp_path / "mine.yaml", f"{arch}/ntp/3k/seed0"
     preset.write_text(
-        f"extends: tiny\ntune:\n  questions: 3\n  training: {{learning_rate: 1.0e-2, epochs: 2}}\n"
+        f"extends: tiny\ntune:\n  questions: 3\n  training: {{learning_rate: 1.0e-2, warmup_ratio: 0.0}}\n"
         f"  conversations: {{file: {tmp_path}/mix.json, images: {tmp_path}/images}}\n"
     )
     lvlm.save(tmp_path / "runs" / name / "pretrain/final")
