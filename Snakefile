@@ -42,6 +42,7 @@ rule all:
     default_target: True
     input:
         R / "report.html",
+        R / "tokens/train.json",
 
 
 rule figures:

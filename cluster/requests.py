@@ -48,7 +48,7 @@ def check(preset: Preset, cluster: Cluster) -> None:
         node = cluster.node_of(job.gpus_per_node)
         if node is None:
             continue
-        asked = {"gpus": job.gpus_per_node, "memory_gb": job.memory_gb, "cpus": _cpus(job, preset.threads(kind))}
+        asked = {"gpus": job.gpus_per_node, "memory_gb": job.memory_gb, "cpus": preset.cores(kind)}
         for name, value in asked.items():
             if value > (most := getattr(node, name)):
                 remedy = "use fewer threads or processes" if name == "cpus" else f"lower jobs.{kind}.{name}"
@@ -83,7 +83,7 @@ def request(preset: Preset, kind: str, cluster: Cluster) -> dict[str, Resource]:
         "gpu": job.gpus_per_node,
         # Left to itself, SLURM may find the GPUs of a job on several nodes.
         "nodes": 1 if job.gpus_per_node else None,
-        "cpus_per_task": _cpus(job, preset.threads(kind)),
+        "cpus_per_task": preset.cores(kind),
         "slurm_partition": cluster.gpu_partition or cluster.partition if job.gpus_per_node else cluster.partition,
         "slurm_account": cluster.account,
         "qos": cluster.qos,
@@ -125,11 +125,6 @@ def launcher(preset: Preset, kind: str) -> str:
     )
     inner = f'{torchrun} {meet} -m -- prior.cli "$@"'.replace("'", "'\\''")
     return (
-        f"exec srun --nodes={job.nodes} --ntasks={job.nodes} --cpus-per-task={_cpus(job, preset.threads(kind))} "
+        f"exec srun --nodes={job.nodes} --ntasks={job.nodes} --cpus-per-task={preset.cores(kind)} "
         f"--kill-on-bad-exit bash -c '{inner}' prior"
     )
-
-
-def _cpus(job: Job, threads: int) -> int:
-    loaders = job.loaders if isinstance(job, ParallelJob) else 0
-    return (threads + loaders) * job.processes_per_node

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from prior.cli import Folder, PresetName, Runs, RunsFolder, State, _load, _tokenizer, _training
-from prior.config import FolderCorpus, ScenesCorpus, digest
+from prior.config import FolderCorpus, ScenesCorpus, digest, shard_names
 from prior.errors import UserError
 from prior.files import whole, write_text
 
@@ -111,7 +111,9 @@ def predict(
             raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
         files = benchmarks / f"{name}.tsv", benchmarks / f"{name}.jsonl"
         asked[name] = Questions.read(*files, settings.benchmarks[name].answer)
-        keys[name] = " ".join([digest(evaluation), digest(settings.benchmarks[name]), *map(fingerprint, files)])
+        keys[name] = " ".join(
+            [digest(evaluation.asking()), digest(settings.benchmarks[name]), *map(fingerprint, files)]
+        )
     _training(evaluation.threads)
     journals: list[Answers] = []
     pictures = evaluation.pictures if step is None else (True,)
@@ -194,6 +196,7 @@ def fit(preset: PresetName, metrics: Table, out: Table) -> None:
 
 @app.command()
 def words(
+    preset: PresetName,
     scores: Table,
     train: Table,
     tokenizer: Table,
@@ -205,11 +208,12 @@ def words(
     from eval.words import token_scores, word_scores
     from prior.corpus.store import read_corpus
     from prior.documents import Ragged
-    from prior.tokens import read_ragged, read_table, shards
+    from prior.tokens import read_ragged, read_table, shard_files
 
-    records, speller = read_corpus(train), _tokenizer(tokenizer)
+    names = shard_names(_load(preset).corpus, "train")
+    records, speller = read_corpus(train, names), _tokenizer(tokenizer)
     records = records.select(range(min(captions, len(records))))
-    logprob = Ragged.join(read_ragged(read_table(path)["logprob"]) for path in shards(scores))
+    logprob = Ragged.join(read_ragged(read_table(path)["logprob"]) for path in shard_files(scores, names))
     for path, gather in ((out, word_scores), (tokens, token_scores)):
         with whole(path) as temporary:
             gather(records, speller, logprob).to_parquet(temporary, index=False)

@@ -229,6 +229,7 @@ def train_vision(
     settings: config.ScratchVision,
     folder: Path,
     state_dir: Path,
+    loaders: int = 0,
 ) -> None:
     """Train a small CLIP contrastively on pictures and captions; save its vision tower, image processor and log.
 
@@ -300,7 +301,7 @@ def train_vision(
     recipe = config.Training(learning_rate=settings.learning_rate, threads=settings.threads)
     loop = Contrastive(
         model=model,
-        args=arguments(recipe, state_dir, settings.seed, len(plan)),
+        args=arguments(recipe, state_dir, settings.seed, len(plan), {"dataloader_num_workers": loaders}),
         train_dataset=Rows(plan, batch),
     )
     resume(loop)

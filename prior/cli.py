@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prior import processes, slurm, stopping
-from prior.config import LLM, HubModel, Preset, ScenesCorpus, Vision, WebDatasetCorpus, parse_run, parse_tokens
-from prior.errors import CorpusTooSmall, UserError
+from prior.config import (
+    LLM,
+    HubModel,
+    Preset,
+    ScenesCorpus,
+    Vision,
+    WebDatasetCorpus,
+    parse_run,
+    parse_tokens,
+    shard_names,
+)
+from prior.errors import CorpusTooSmall, TryAgain, UserError
 from prior.files import NO_ROOM
 from prior.presets import load_preset
 
@@ -40,7 +50,13 @@ def main() -> None:
 
 def run(application: typer.Typer) -> None:
     try:
+        if stopping.too_late():
+            print("there is no time left; start again to go on", file=sys.stderr)
+            sys.exit(stopping.EXIT_CODE)
         application()
+    except TryAgain as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -96,10 +112,11 @@ def count(preset: PresetName, tokens: Folder, out: Folder) -> None:
     """Count the captions and their tokens; refuse data scales beyond them before anything is trained."""
     from prior.documents import nested_subset
     from prior.files import write_json
-    from prior.tokens import read_tokens, shards
+    from prior.tokens import read_tokens, shard_files
 
-    largest = _load(preset).scales[-1]
-    documents = read_tokens(shards(tokens))
+    settings = _load(preset)
+    largest = settings.scales[-1]
+    documents = read_tokens(shard_files(tokens, shard_names(settings.corpus, "train")))
     if len(set(documents.ids)) < len(documents):
         raise UserError(f"{tokens}: shards share ids of captions; give each caption of the source an id of its own")
     try:
@@ -136,14 +153,19 @@ def questions(preset: PresetName, out: Folder) -> None:
     settings = _load(preset)
     assert settings.tune is not None
     if told := settings.tune.conversations:
-        from prior.corpus.conversations import read_conversations
+        from prior.corpus.conversations import image_size, read_conversations
 
         said = read_conversations(
             Path(told.file), Path(told.images), settings.tune.questions, settings.tune.seed, told.max_bad_fraction
         )
         # A document without a picture would train nothing of what looks at pictures.
         asked: Any = (
-            dict(item) | {"turns": [[exchange(prompt), f" {answer}"] for prompt, answer in item["turns"]]}
+            {
+                "id": item["id"],
+                "image": item["image"],
+                "size": image_size(Path(told.images, item["image"])),
+                "turns": [[exchange(prompt), f" {answer}"] for prompt, answer in item["turns"]],
+            }
             for item in said
             if item["image"]
         )
@@ -173,12 +195,14 @@ def tokenizer(
     from prior.corpus.store import read_corpus
     from prior.files import whole
 
-    settings = _load(preset).tokenizer
+    whole_preset = _load(preset)
+    settings = whole_preset.tokenizer
     if isinstance(settings, str):
         result = hub_tokenizer(str(hub or settings))
     else:
         assert train and text_only
-        texts = [*read_corpus(train)["caption"], *read_corpus(text_only)["text"]]
+        captions = read_corpus(train, shard_names(whole_preset.corpus, "train"))
+        texts = [*captions["caption"], *read_corpus(text_only)["text"]]
         result = train_tokenizer(texts, settings.scratch)
     with whole(out) as folder:
         result.save_pretrained(folder)
@@ -269,9 +293,9 @@ def vision(
     assert train and tokens and tokenizer
     recipe = settings.scratch
     _training(recipe.threads)
-    documents, inputs = _captions(tokens, train)
+    documents, inputs = _captions(whole_preset, "train", tokens, train)
     with private(state, settings=recipe, inputs=inputs), whole(out) as folder:
-        train_vision(documents, _tokenizer(tokenizer), recipe, folder, state)
+        train_vision(documents, _tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
 
 
 @app.command()
@@ -294,8 +318,8 @@ def reference(
     settings = whole_preset.reference
     _training(settings.training.threads)
     words = _tokenizer(tokenizer)
-    documents, inputs = _captions(tokens / "train")
-    heldout, _ = _captions(tokens / "val")
+    documents, inputs = _captions(whole_preset, "train", tokens / "train")
+    heldout, _ = _captions(whole_preset, "val", tokens / "val")
     if processes.first():
         inputs["llm"] = files.fingerprint(llm)
     extra = None
@@ -354,19 +378,21 @@ def pretrain(
     from prior import runs as training
     from prior.scores import align
     from prior.state import clear
-    from prior.tokens import shards
+    from prior.tokens import shard_files
 
     settings = _load(preset)
     _training(settings.pretrain.threads)
-    documents, inputs = _captions(tokens / "train", corpus / "train")
-    heldout, prints = _captions(tokens / "val", corpus / "val", limit=settings.evaluation.loss_captions)
+    documents, inputs = _captions(settings, "train", tokens / "train", corpus / "train")
+    heldout, prints = _captions(settings, "val", tokens / "val", corpus / "val", settings.evaluation.loss_captions)
     inputs["heldout"] = prints["corpus"]
     # Reading all weights takes a while, and the first process alone writes down what they were.
     for name, path in (("llm", llm), ("vision", vision), ("scores", scores)):
         if path is not None and processes.first():
             inputs[name] = files.fingerprint(path)
     if scores is not None:
-        documents = replace(documents, ref_logprob=align(shards(tokens / "train"), shards(scores)))
+        names = shard_names(settings.corpus, "train")
+        logprob = align(shard_files(tokens / "train", names), shard_files(scores, names))
+        documents = replace(documents, ref_logprob=logprob)
     for name in run:
         try:
             training.pretrain(
@@ -390,6 +416,10 @@ def tune(
     corpus: Annotated[Path | None, typer.Option(help="Folder of the split that the questions are about.")] = None,
 ) -> None:
     """Teach pre-trained LVLMs to answer questions about pictures."""
+    from dataclasses import replace
+
+    import numpy as np
+
     from prior import files
     from prior import runs as training
     from prior.corpus.store import fingerprint, read_corpus
@@ -410,8 +440,9 @@ def tune(
             return (folder / asked[index]["image"]).read_bytes()
     else:
         assert corpus is not None
-        inputs["corpus"] = fingerprint(corpus)
-        pictures = read_corpus(corpus).select_columns(["id", "image"])
+        shards = shard_names(settings.corpus, "train")
+        inputs["corpus"] = " ".join(fingerprint(corpus / name) for name in shards)
+        pictures = read_corpus(corpus, shards).select_columns(["id", "image"])
         place = {name: index for index, name in enumerate(pictures["id"])}
 
         def picture(index: int) -> bytes:
@@ -419,11 +450,14 @@ def tune(
 
     names = [f"{number}" for number in range(len(asked))]
     documents = tokenize_exchanges(names, [item["turns"] for item in asked], words, picture)
+    if settings.tune.conversations:
+        documents = replace(documents, sizes=np.array([item["size"] for item in asked]))
     for name in run:
         checkpoint = runs / name / "pretrain/final"
+        weights = {"checkpoint": files.fingerprint(checkpoint)} if processes.first() else {}
         training.tune(
             parse_run(name), settings, checkpoint, words, documents, runs / name / "tuned", state / name / "tuned",
-            inputs | {"checkpoint": files.fingerprint(checkpoint)}, keep=len(run) > 1,
+            inputs | weights, keep=len(run) > 1,
         )  # fmt: skip
     for name in run:
         clear(state / name / "tuned")
@@ -445,21 +479,27 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return load_tokenizer(folder)
 
 
-def _captions(tokens: Path, corpus: Path | None = None, limit: int | None = None) -> tuple[Documents, dict[str, str]]:
+def _captions(
+    preset: Preset, split: str, tokens: Path, corpus: Path | None = None, limit: int | None = None
+) -> tuple[Documents, dict[str, str]]:
     """The captions of a split, with their pictures if `corpus` is given, and the fingerprints of what they are from."""
     from prior.documents import head
-    from prior.tokens import fingerprints, read_tokens, shards
+    from prior.tokens import fingerprints, metadata, read_tokens, shard_files
 
+    names = shard_names(preset.corpus, split)
+    found = shard_files(tokens, names)
     image = None
     if corpus is not None:
-        from prior.corpus.store import read_corpus
+        from prior.corpus.store import fingerprint, read_corpus
 
-        pictures = read_corpus(corpus).select_columns(["image"])
+        for name, file in zip(names, found, strict=True):
+            if metadata(file)["corpus"] != fingerprint(corpus / name):
+                raise UserError(f"{file}: these are not the captions of {corpus / name}; delete it and start again")
+        pictures = read_corpus(corpus, names).select_columns(["image"])
 
         def image(index: int) -> bytes:
             return pictures[index]["image"]
 
-    found = shards(tokens)
     documents = read_tokens(found, image)
     return documents if limit is None else head(documents, limit), fingerprints(found)
 

@@ -224,18 +224,21 @@ def tokenize_exchanges(
     image: Callable[[int], bytes] | None,
 ) -> Documents:
     """Tokenise prompts and answers, one pair or several a document; only answers, each with its end, carry labels."""
-    texts = [text for turns in exchanges for turn in turns for text in turn]
-    encoded = iter(encode(tokenizer, texts)["input_ids"] if texts else [])
-    tokens: list[list[int]] = []
-    labelled: list[list[bool]] = []
-    for turns in exchanges:
-        tokens.append([])
-        labelled.append([])
-        for _ in turns:
-            prompt, answer = next(encoded), [*next(encoded), tokenizer.eos_token_id]
-            tokens[-1] += [*prompt, *answer]
-            labelled[-1] += [False] * len(prompt) + [True] * len(answer)
-    return Documents(list(ids), Ragged.of(tokens, np.int32), labelled=Ragged.of(labelled, bool), image=image)
+    tokens: list[Ragged] = []
+    labelled: list[Ragged] = []
+    # As lists of Python's own numbers all of them at once would take ten times the room.
+    for start in range(0, len(exchanges), 4096):
+        part = exchanges[start : start + 4096]
+        texts = [text for turns in part for turn in turns for text in turn]
+        encoded = iter(encode(tokenizer, texts, offsets=False)["input_ids"])
+        pieces = [
+            [piece for _ in turns for piece in (next(encoded), [*next(encoded), tokenizer.eos_token_id])]
+            for turns in part
+        ]
+        tokens.append(Ragged.of([[token for piece in turns for token in piece] for turns in pieces], np.int32))
+        marks = [[place % 2 == 1 for place, piece in enumerate(turns) for _ in piece] for turns in pieces]
+        labelled.append(Ragged.of(marks, bool))
+    return Documents(list(ids), Ragged.join(tokens), labelled=Ragged.join(labelled), image=image)
 
 
 def concatenate(first: Documents, second: Documents) -> Documents:

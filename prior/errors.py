@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class CorpusTooSmall(ValueError):
     """A data scale asks for more caption tokens than the corpus holds."""
+
+
+class TryAgain(UserError):
+    """Something outside failed, such as a connection, and may work the next time: exit code 1, so it is retried."""

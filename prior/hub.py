@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from prior.errors import UserError
+from prior.errors import TryAgain, UserError
 from prior.files import NO_ROOM, link_or_copy, whole, write_text
 from prior.lock import locked
 
@@ -250,8 +250,9 @@ def _explained(repo: str, kind: Kind, lock: Path) -> Iterator[None]:
         raise UserError(f"{what} has no file '{file}' where {lock} locks it; mend the file's name") from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        remedy = "mend HF_TOKEN" if status == 401 else "start again later"
-        raise UserError(f"{what}: the hub answers {status}; {remedy}") from None
+        if status == 401:
+            raise UserError(f"{what}: the hub answers {status}; mend HF_TOKEN") from None
+        raise TryAgain(f"{what}: the hub answers {status}; start again later") from None
     except (httpx2.HTTPError, errors.RevisionResolutionError, errors.XetDownloadError, OSError) as error:
         # The hub's client also raises OSErrors of its own, without a number.
         if isinstance(error, OSError) and error.errno is not None:
@@ -263,6 +264,6 @@ def _explained(repo: str, kind: Kind, lock: Path) -> Iterator[None]:
                 f"{what} is not in the hub's cache at the locked commit, and HF_HUB_OFFLINE is set; "
                 "fetch it once from a machine with a network"
             ) from None
-        raise UserError(
+        raise TryAgain(
             f"{what}: the connection to {constants.ENDPOINT} failed ({type(error).__name__}); start again later"
         ) from None

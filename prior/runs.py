@@ -280,8 +280,9 @@ def commit() -> str:
     code = [path for path in ("prior", "eval", "cluster", "workflow", "Snakefile") if (root / path).exists()]
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        # What a user's cluster is like is no part of the code.
-        changed = _git(root, "status", "--porcelain", "--", *code, ":(exclude)workflow/profiles")
+        # What a user's cluster is like is no part of the code, nor is what was fetched.
+        others = ":(exclude)workflow/profiles", ":(exclude)workflow/presets/*.lock"
+        changed = _git(root, "status", "--porcelain", "--", *code, *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head

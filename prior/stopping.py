@@ -51,6 +51,12 @@ def listen() -> None:
     _deadline = min(ends, default=None)
 
 
+def too_late() -> bool:
+    """Whether the moment has passed at which all jobs of a run are to stop: none need start."""
+    end = _end_of_run()
+    return end is not None and time.time() >= end
+
+
 def reason() -> str | None:
     """Why to stop now; None to go on."""
     if _asked is None and _deadline is not None and time.time() >= _deadline:

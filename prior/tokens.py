@@ -111,17 +111,18 @@ def ragged_array(ragged: Ragged, kind: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ragged.offsets.astype(np.int32)), pa.array(ragged.values, kind))
 
 
-def shards(folder: Path) -> list[Path]:
-    """The shards that lie in a folder, in their order.
+def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files of some shards in a folder.
 
     Raises
     ------
     UserError
-        If there are none.
+        If one is missing.
     """
-    if not (found := sorted(folder.glob("[0-9]*"))):
-        raise UserError(f"{folder}: there are no shards; make them first")
-    return found
+    files = [folder / f"{name}.arrow" for name in names]
+    if missing := [file for file in files if not file.is_file()]:
+        raise UserError(f"{missing[0]}: there is no such shard; make it first")
+    return files
 
 
 def _size(image: bytes) -> tuple[int, int]:

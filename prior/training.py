@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -27,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler, get_worker_info
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from prior import config, processes, stopping
@@ -59,6 +60,9 @@ class Rows(Dataset[Batch]):
         return -(-len(self.plan) // processes.count()) * processes.count()
 
     def __getitem__(self, index: int) -> Batch:
+        if get_worker_info() is not None:
+            # SLURM tells all processes of a job to end, of which the one that trains has to save first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if index >= len(self.plan):
             return unlabelled(self.make(self.plan[0]))
         return self.make(self.plan[index])
@@ -311,6 +315,9 @@ def arguments(
         # By default gradients, too, would be summed in half precision.
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         trainer.fsdp_plugin_args["mixed_precision_policy"] = precision
+    if trainer.n_gpu > 1:
+        # Trainer would spread one process over all GPUs that it sees, and a batch over them.
+        trainer._n_gpu = 1
     # Where Trainer does not notice the others, each process would train on everything by itself.
     assert trainer.world_size == processes.count(), "Trainer sees another number of processes"
     return trainer

@@ -26,7 +26,7 @@ from prior.config import (
     parse_tokens,
 )
 from prior.config.jobs import Job, ParallelJob
-from prior.corpus.webdataset import expand
+from prior.config.patterns import expand
 from prior.errors import UserError
 from prior.hub import is_local
 from prior.models.ulvlm import patched_size
@@ -364,7 +364,7 @@ class Work:
             pictures = 2 * tower.weights * seen * 3 + 3 * costs.attention(tower, seen**2)
             flops = self.captions * vision.scratch.epochs * (text + pictures)
             hours, gpus = self._computed(preset.jobs.vision, flops)
-            yield Task("vision", "vision", 1, ("corpus", "count"), hours, flops, gpus)
+            yield Task("vision", "vision", 1, ("corpus", "tokens"), hours, flops, gpus)
         else:
             yield self._small("vision", "vision", 1, *(["fetch_model"] if "vision" in self.fetched else []))
 
@@ -400,7 +400,7 @@ class Work:
         trained = shown * settings.training.epochs * ((folds - 1) if folds else 1)
         quality = (min(settings.quality_captions, self.captions) + self.heldout) * max(folds, 1)
         shape, shards = self.models["reference"], self.preset.corpus.shards
-        yield self._text_training("reference", shape, settings.training, trained, "count", "llm", read=quality)
+        yield self._text_training("reference", shape, settings.training, trained, "tokens", "llm", read=quality)
         flops = self.captions / shards * costs.flops(shape, self.text, False)
         hours, gpus = self._computed(job, flops)
         bf16 = settings.training.bf16
@@ -434,7 +434,7 @@ class Work:
         preset, shape = self.preset, self.models[cell.arch]
         job, training = preset.jobs.pretrain, preset.pretraining(cell.arch)
         needs = REGISTRY[preset.objectives[cell.objective].kind].needs_scores
-        after = ["count", "llm"] + ["vision"] * (cell.arch == "hlvlm") + ["scores"] * needs
+        after = ["tokens", "llm"] + ["vision"] * (cell.arch == "hlvlm") + ["scores"] * needs
         trained = cell.captions * training.epochs * cell.share
         flops = trained * costs.flops(shape, cell.document, True, job.gradient_checkpointing)
         heldout = min(preset.evaluation.loss_captions, self.heldout)

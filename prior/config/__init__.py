@@ -9,6 +9,7 @@ from prior.config.corpora import (
     FolderCorpus,
     ScenesCorpus,
     WebDatasetCorpus,
+    shard_names,
 )
 from prior.config.fields import parse_tokens
 from prior.config.jobs import (
@@ -82,4 +83,5 @@ __all__ = [
     "digest",
     "parse_run",
     "parse_tokens",
+    "shard_names",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from prior.config.fields import Count, FolderPath, Fraction, Positive, Settings, kind_tag
+from prior.config.patterns import expand
 
 
 class ScenesCorpus(Settings):
@@ -58,6 +59,15 @@ class WebDatasetCorpus(Settings):
     shards: Positive = 1
     max_bad_fraction: Fraction = 0.05
 
+    @model_validator(mode="after")
+    def _files(self) -> WebDatasetCorpus:
+        train, val = expand(self.train), expand(self.val)
+        if self.shards > len(train):
+            raise ValueError(f"shards: {self.shards} cannot be made of {len(train)} files; ask for fewer")
+        if both := set(train) & set(val):
+            raise ValueError(f"val: {min(both)} is among the training files; hold out another one")
+        return self
+
 
 Corpus = Annotated[
     Annotated[ScenesCorpus, Tag("<scenes>")]
@@ -65,3 +75,8 @@ Corpus = Annotated[
     | Annotated[WebDatasetCorpus, Tag("<webdataset>")],
     Discriminator(kind_tag),
 ]
+
+
+def shard_names(corpus: Corpus, split: str) -> list[str]:
+    """What the shards of a split are called, in their order."""
+    return [f"{number:04d}" for number in range(corpus.shards if split == "train" else 1)]

@@ -18,10 +18,13 @@ class Job(Settings):
         Of each node.
     minutes
         Wall-clock time. A training that needs more saves in time and is started again.
+    loaders
+        Of a training: further processes beside each one, which read and prepare pictures.
     """
 
     memory_gb: Annotated[float, Field(gt=0)] = 4.0
     minutes: Positive = 60
+    loaders: Count = 0
 
     @property
     def gpus_per_node(self) -> int:
@@ -53,8 +56,6 @@ class ParallelJob(Job):
         Each process keeps a share of the weights and of what the optimizer knows of them (FSDP, full shard).
     gradient_checkpointing
         Compute activations anew in the backward pass, which saves memory and costs time.
-    loaders
-        Further processes beside each one, which read and prepare pictures.
     """
 
     nodes: Positive = 1
@@ -62,7 +63,6 @@ class ParallelJob(Job):
     processes: Positive = 1
     fsdp: bool = False
     gradient_checkpointing: bool = False
-    loaders: Count = 0
 
     @model_validator(mode="after")
     def _one_each(self) -> ParallelJob:

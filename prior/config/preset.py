@@ -104,6 +104,10 @@ class Evaluation(Settings):
     trajectory_points: Count = 0
     threads: Positive = 1
 
+    def asking(self) -> dict[str, Any]:
+        """The settings that answers depend on."""
+        return self.model_dump(mode="json", exclude={"loss_captions", "trajectory_points", "word_captions"})
+
     @property
     def pictures(self) -> tuple[bool, ...]:
         """Whether benchmarks are asked with their pictures, and then without."""
@@ -276,6 +280,11 @@ class Preset(Settings):
             return self.evaluation.threads
         trainings = self.trainings.get("reference" if kind == "scores" else kind)
         return trainings[0].threads if trainings else 1
+
+    def cores(self, kind: str) -> int:
+        """Cores that a kind of job keeps busy on one machine, its loaders included."""
+        job = getattr(self.jobs, kind)
+        return (self.threads(kind) + job.loaders) * job.processes_per_node
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
+from PIL import Image
+
 from prior.corpus.json_array import read_array
 from prior.corpus.readers import leave_out
 from prior.errors import UserError
@@ -96,3 +98,18 @@ def _conversation(entry: Any, images: Path) -> Conversation | str:
     if not all(map(all, turns)):
         return "has an empty turn"
     return Conversation(id=identity, image=image, turns=turns)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, from its header.
+
+    Raises
+    ------
+    UserError
+        If it is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except OSError:
+        raise UserError(f"{path}: is no picture that can be read; mend or remove it") from None

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from prior.config import Corpus, FolderCorpus, ScenesCorpus, WebDatasetCorpus
+from prior.config.patterns import expand
 
 
 def tar_files(corpus: WebDatasetCorpus, split: str, shard: int) -> list[str]:
     """The names of the tar files that one shard of a split is read from."""
-    from prior.corpus.webdataset import expand
-
     if split == "val":
         return expand(corpus.val)
     return [str(name) for name in np.array_split(expand(corpus.train), corpus.shards)[shard]]

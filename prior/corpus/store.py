@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -64,38 +64,33 @@ def write_texts(records: Iterable[Mapping[str, object]], folder: str | Path) -> 
     _write(records, Features({"id": Value("string"), "text": Value("string")}), folder, "text")
 
 
-def read_corpus(folder: str | Path) -> Dataset:
-    """Memory-map a split that `write_corpus` or `write_texts` saved, or all the shards of one in their order.
+def read_corpus(folder: str | Path, shards: Sequence[str] = ("",)) -> Dataset:
+    """Memory-map what `write_corpus` or `write_texts` saved: one shard, or those of a split in the given order.
 
     Raises
     ------
     UserError
-        If there is none in `folder`.
+        If one of them is not there.
     """
     from datasets import concatenate_datasets, load_from_disk
 
-    return concatenate_datasets([load_from_disk(str(shard)) for shard in _shards(folder)])
+    for shard in shards:
+        fingerprint(Path(folder, shard))
+    return concatenate_datasets([load_from_disk(str(Path(folder, shard))) for shard in shards])
 
 
 def fingerprint(folder: str | Path) -> str:
-    """SHA-256 (hexadecimal) over ids, captions and pictures of a split, in their order; read from small files.
+    """SHA-256 (hexadecimal) over ids, captions and pictures of a shard, in their order; read from a small file.
 
     Raises
     ------
     UserError
-        If no split is stored in `folder`.
+        If none is stored in `folder`.
     """
-    found = [json.loads((shard / FINGERPRINT).read_text(encoding="utf-8"))["sha256"] for shard in _shards(folder)]
-    return found[0] if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-def _shards(folder: str | Path) -> list[Path]:
-    folder = Path(folder)
-    if (folder / FINGERPRINT).is_file():
-        return [folder]
-    if not (found := sorted(path.parent for path in folder.glob(f"*/{FINGERPRINT}"))):
+    path = Path(folder) / FINGERPRINT
+    if not path.is_file():
         raise UserError(f"corpus '{folder}': no corpus is stored there; make it with `prior corpus`")
-    return found
+    return str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
 
 
 def _write(records: Iterable[Mapping[str, Any]], features: Features, folder: str | Path, text: str) -> None:

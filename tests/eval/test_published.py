@@ -12,10 +12,18 @@ import yaml
 from eval import tables
 from eval.results import read_items, read_metrics, read_paper
 from eval.scaling import write_fits
-from prior.presets import load_preset
+from prior.presets import PRESETS, load_preset
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PUBLISHED = sorted(path.parent for path in (RESULTS / "published").glob("*/metrics.csv"))
+
+
+def test_no_preset_writes_among_what_is_committed() -> None:
+    assert {path.name for path in RESULTS.iterdir() if path.name in ("published", "reported")} == {
+        "published",
+        "reported",
+    }
+    assert not {path.stem for path in PRESETS.glob("*.yaml")} & {"published", "reported", "bench"}
 
 
 def test_there_is_something_published() -> None:
@@ -38,7 +46,7 @@ def test_published_tables_follow_from_published_metrics(
         }
         for fit in stored
     ]
-    tables.write_tables(metrics, items, stored, preset.statistics, read_paper(RESULTS / "paper"), tmp_path)
+    tables.write_tables(metrics, items, stored, preset.statistics, read_paper(RESULTS / "reported"), tmp_path)
     for path in sorted(tmp_path.glob("*.csv")):
         pd.testing.assert_frame_equal(pd.read_csv(path), pd.read_csv(folder / "tables" / path.name))
         made, shown = ((place / f"{path.stem}.md").read_text() for place in (tmp_path, folder / "tables"))

@@ -21,7 +21,7 @@ from tests.eval import synthetic
 
 SETTINGS = Statistics()
 ROOT = Path(__file__).resolve().parents[2]
-PAPER = read_paper(ROOT / "results" / "paper")
+PAPER = read_paper(ROOT / "results" / "reported")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ def test_every_preset_is_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 FOLDER = "corpus: {kind: folder, folder: pics}"
 # What the user writes over `scenes`, and the line that he gets after "preset 'mine': ".
+TARS = "corpus: {{kind: webdataset, source: a/b, train: '{}', val: {}}}"
 MISTAKES = {
     # keys
     "sedes: 3": "'sedes' is not a setting; did you mean 'seeds'?",
@@ -31,6 +32,10 @@ MISTAKES = {
     "corpus: {kind: folder, foldr: pics}\ntune: null\nbenchmarks: {}": "'corpus.foldr' is not a setting; did you mean "
     "'corpus.folder'?",
     "corpus: {folder: pics}": "'corpus.folder' is a setting of another kind; change 'corpus.kind' or remove it",
+    TARS.format("x-{0..3.tar", "v.tar"): "corpus: 'x-{0..3.tar': a brace has no partner; write file names as in "
+    "'shard-{0000..0599}.tar' or 'a.tar,b.tar'",
+    TARS.format("x-{0..3}.tar", "v.tar, shards: 5"): "corpus: shards: 5 cannot be made of 4 files; ask for fewer",
+    TARS.format("x-{0..3}.tar", "x-2.tar"): "corpus: val: x-2.tar is among the training files; hold out another one",
     "corpus: {kind: scnes}": "corpus.kind: should be scenes or folder or webdataset (got scnes)",
     "backbones: {llm: {scrach: {}}}": "'backbones.llm.scrach' is not a setting; did you mean 'backbones.llm.scratch'?",
     "backbones: {llm: {scratch: {head: 2}}}": "'backbones.llm.scratch.head' is not a setting; did you mean "

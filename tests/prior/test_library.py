@@ -166,7 +166,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(tokenizer: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(tokenizer: Any, llm: Path, vision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_ins(tokenizer: Any, llm: Path, vision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples name: captions.json, images, and the folders reference, lvlm and ulvlm."""
     from transformers import AutoModelForCausalLM
 
@@ -191,18 +191,18 @@ def workplace(tokenizer: Any, llm: Path, vision: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def papers_loss(workplace: Path) -> float:
+def papers_loss(stand_ins: Path) -> float:
     """The paper's loss over all rows, caption by caption from its definition, divided by their tokens."""
     from transformers import AutoModelForCausalLM, AutoProcessor, LlavaForConditionalGeneration
 
-    reference = AutoModelForCausalLM.from_pretrained(workplace / "reference")
-    model = LlavaForConditionalGeneration.from_pretrained(workplace / "lvlm")
-    processor = AutoProcessor.from_pretrained(workplace / "lvlm")
+    reference = AutoModelForCausalLM.from_pretrained(stand_ins / "reference")
+    model = LlavaForConditionalGeneration.from_pretrained(stand_ins / "lvlm")
+    processor = AutoProcessor.from_pretrained(stand_ins / "lvlm")
     total, tokens = 0.0, 0
-    for row in json.loads((workplace / "captions.json").read_text()):
+    for row in json.loads((stand_ins / "captions.json").read_text()):
         text = row["conversations"][1]["value"] + "</s>"
         inputs = processor(
-            text=f"<s><image>{text}", images=Image.open(workplace / "images" / row["image"]), return_tensors="pt"
+            text=f"<s><image>{text}", images=Image.open(stand_ins / "images" / row["image"]), return_tensors="pt"
         )
         caption = processor.tokenizer(f"<s>{text}", return_tensors="pt").input_ids
         target, k = caption[0, 1:], caption.shape[1] - 1
@@ -216,9 +216,9 @@ def papers_loss(workplace: Path) -> float:
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run_as_printed_and_minimise_the_right_losses(
-    number: int, workplace: Path, papers_loss: float
+    number: int, stand_ins: Path, papers_loss: float
 ) -> None:
-    output = python(EXAMPLES[number], cwd=workplace)
+    output = python(EXAMPLES[number], cwd=stand_ins)
     assert ("transformers" in output) == ("score_captions(" in EXAMPLES[number])
     for ordinary, alpha_zero in re.findall(r"transformers (\S+) alpha = 0 (\S+)", output):
         assert float(alpha_zero) == pytest.approx(float(ordinary), rel=1e-5)
@@ -230,15 +230,15 @@ def test_examples_run_as_printed_and_minimise_the_right_losses(
         assert float(loss) != pytest.approx(float(ordinary), rel=1e-3)
 
 
-def test_a_pipeline_of_transformers_answers_as_the_project_does(workplace: Path) -> None:
+def test_a_pipeline_of_transformers_answers_as_the_project_does(stand_ins: Path) -> None:
     from transformers import pipeline
 
     from eval.predict import load_model, reply
 
-    model = load_model(workplace / "lvlm")
-    answer = pipeline("image-text-to-text", model=str(workplace / "lvlm"))
+    model = load_model(stand_ins / "lvlm")
+    answer = pipeline("image-text-to-text", model=str(stand_ins / "lvlm"))
     for number, question in enumerate(["what red star", "a circle\nAnswer:", ""]):
-        image = Image.open(workplace / f"images/{number}.png").resize((70, 53))
+        image = Image.open(stand_ins / f"images/{number}.png").resize((70, 53))
         content = [{"type": "image", "image": image}] + [{"type": "text", "text": question}] * bool(question)
         (given,) = answer(text=[{"role": "user", "content": content}], max_new_tokens=12, return_full_text=False)
         (expected,) = reply(model, model.encode([question]), model.architecture.read([image]), 12)
@@ -261,11 +261,11 @@ def test_importing_prior_loads_neither_torch_nor_transformers() -> None:
         "import prior; from transformers import Trainer, AutoModelForImageTextToText, AutoConfig",
     ],
 )
-def test_the_auto_classes_know_the_u_lvlm_whichever_is_imported_first(order: str, workplace: Path) -> None:
+def test_the_auto_classes_know_the_u_lvlm_whichever_is_imported_first(order: str, stand_ins: Path) -> None:
     load = "for auto in (AutoConfig, AutoModelForImageTextToText): print(type(auto.from_pretrained('ulvlm')).__name__)"
-    assert python(f"{order}\n{load}", cwd=workplace) == "ULVLMConfig\nULVLMForConditionalGeneration\n"
+    assert python(f"{order}\n{load}", cwd=stand_ins) == "ULVLMConfig\nULVLMForConditionalGeneration\n"
 
 
-def test_a_tokenizer_can_be_had_without_loading_the_u_lvlm(workplace: Path) -> None:
+def test_a_tokenizer_can_be_had_without_loading_the_u_lvlm(stand_ins: Path) -> None:
     code = "import sys, prior\nfrom transformers import AutoTokenizer\nAutoTokenizer.from_pretrained('reference')\n"
-    assert python(code + "print('prior.models.ulvlm' in sys.modules)", cwd=workplace) == "False\n"
+    assert python(code + "print('prior.models.ulvlm' in sys.modules)", cwd=stand_ins) == "False\n"

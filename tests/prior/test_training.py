@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from prior import config
 from prior.documents import Documents, tokenize_captions
@@ -17,7 +20,7 @@ from prior.loss import token_nll
 from prior.models.attention import pack
 from prior.packing import Packer, model_inputs
 from prior.state import read_lines
-from prior.training import train
+from prior.training import Rows, train
 from prior.weighting import prior_weights
 
 RECIPE = config.Training(row_tokens=120, rows_per_step=3, learning_rate=1e-3, warmup_ratio=0.0, min_lr_ratio=1.0)
@@ -71,6 +74,20 @@ def test_frozen_parts_stay_and_trained_parts_move(
     train(lvlm.model, packer, np.arange(9), RECIPE, seed=0, state_dir=tmp_path)
     for name, parameter in lvlm.model.named_parameters():
         assert torch.equal(parameter, before[name]) == ("vision_tower" in name), name
+
+
+def test_a_loader_goes_on_when_its_job_is_told_to_end(lvlm: Any, tokenizer: Any, documents: Documents) -> None:
+    """The signal reaches all processes of a job; the one that trains needs its rows until it has saved."""
+    packer = Packer(documents, tokenizer.bos_token_id, lvlm)
+    rows = Rows([[index] for index in range(8)], packer.row)
+    loader = iter(DataLoader(rows, batch_size=None, num_workers=1))
+    found = [next(loader)]
+    os.kill(loader._workers[0].pid, signal.SIGTERM)
+    found += list(loader)
+    for index, row in enumerate(found):
+        assert torch.equal(row["labels"], packer.row([index])["labels"])
+        assert torch.equal(row["pixel_values"], packer.row([index])["pixel_values"])
+    assert len(found) == 8
 
 
 @pytest.mark.parametrize(("ratio", "rising"), [(0.0, 0), (0.25, 2), (1.0, 8)])

@@ -21,8 +21,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from prior.config.patterns import expand
 from prior.corpus import store
-from prior.corpus.webdataset import expand, read_tars
+from prior.corpus.webdataset import read_tars
 from prior.errors import UserError
 
 File = tuple[str, bytes]
@@ -201,7 +202,7 @@ def test_patterns_mean_what_they_mean_to_a_shell(pattern: str) -> None:
     out = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True).stdout
     names = out.splitlines()
     if len(set(names)) < len(names):
-        with pytest.raises(UserError, match="twice"):
+        with pytest.raises(ValueError, match="twice"):
             expand(pattern)
     else:
         assert expand(pattern) == names
@@ -214,6 +215,6 @@ def test_patterns_mean_what_they_mean_to_a_shell(pattern: str) -> None:
      "{{0..1},2}", "a,b,a", "{-1..2}", "{1,2..3}"],
 )  # fmt: skip
 def test_a_malformed_pattern_is_refused(pattern: str) -> None:
-    with pytest.raises(UserError, match=re.escape(f"'{pattern}': ")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"'{pattern}': ")) as caught:
         expand(pattern)
     assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ rule llm:
         directory(R / "backbones/llm"),
     log:
         R / "logs/backbones/llm.log",
-    threads: preset.threads("llm")
+    threads: preset.cores("llm")
     resources:
         **asks("llm"),
     params:
@@ -41,7 +41,7 @@ rule vision:
         directory(R / "backbones/vision"),
     log:
         R / "logs/backbones/vision.log",
-    threads: preset.threads("vision")
+    threads: preset.cores("vision")
     resources:
         **asks("vision"),
     params:

@@ -13,7 +13,7 @@ from cluster.requests import check, request
 from cluster.settings import load_cluster
 from eval.benchmarks import check_benchmarks, is_official
 from eval.checkpoints import prediction_file
-from prior.config import LLM, FolderCorpus, Tokenizer, Vision, WebDatasetCorpus, digest, parse_run
+from prior.config import LLM, FolderCorpus, Tokenizer, Vision, WebDatasetCorpus, digest, parse_run, shard_names
 from prior.corpus.splits import tar_files
 from prior.errors import UserError
 from prior.files import write_json
@@ -74,7 +74,7 @@ except UserError as error:
 
 R = Path("results") / preset.name
 RUNS = preset.runs()
-PAPER = CHECKOUT / "results/paper"
+PAPER = CHECKOUT / "results/reported"
 
 
 # Only with `--sdm apptainer`: the system inside which `make` has made the environments.
@@ -122,7 +122,7 @@ def corpus_settings(*splits):
 
 def shards(pattern):
     """The paths of a pattern for all shards of the training captions."""
-    return expand(str(R / pattern), shard=[f"{number:04d}" for number in range(preset.corpus.shards)])
+    return expand(str(R / pattern), shard=shard_names(preset.corpus, "train"))
 
 
 # Of the other splits there is one shard.
@@ -132,15 +132,19 @@ WHOLE = "0000"
 def captions_files(wildcards):
     """The files that a shard is read from, beside the pictures of a folder."""
     if isinstance(preset.corpus, WebDatasetCorpus):
-        folder = Path(preset.corpus.source) if is_local(preset.corpus.source) else R / "downloads/files"
-        return [folder / name for name in tar_files(preset.corpus, wildcards.split, int(wildcards.shard))]
+        return [tar_folder() / name for name in tar_files(preset.corpus, wildcards.split, int(wildcards.shard))]
     paths = corpus_paths(preset.corpus)
     return [paths[name] for name in ("corpus.captions", f"corpus.{wildcards.split}") if name in paths]
 
 
-def files_option(wildcards, input):
+def tar_folder():
+    """Where the tar files of a WebDataset are, or are fetched to."""
+    return Path(preset.corpus.source) if is_local(preset.corpus.source) else R / "downloads/files"
+
+
+def files_option():
     """Where the tar files of a shard are."""
-    return f"--files {Path(input[0]).parent}" if isinstance(preset.corpus, WebDatasetCorpus) else ""
+    return f"--files {tar_folder()}" if isinstance(preset.corpus, WebDatasetCorpus) else ""
 
 
 def hub_source(model):
@@ -221,7 +225,6 @@ def captions():
     return {
         "train_tokens": shards("tokens/train/{shard}.arrow"),
         "val_tokens": R / f"tokens/val/{WHOLE}.arrow",
-        "counted": R / "tokens/train.json",
     }
 
 
@@ -246,7 +249,6 @@ def vision_inputs(wildcards):
     return {
         "train": shards("corpus/train/{shard}"),
         "tokens": shards("tokens/train/{shard}.arrow"),
-        "counted": R / "tokens/train.json",
         "tokenizer": R / "tokenizer",
     }
 
@@ -312,12 +314,6 @@ def predictions(benchmark):
     """The patterns of the prediction files of a benchmark, with its pictures and without."""
     name = f"{{arch}}/{{objective}}/{{scale}}/seed{{seed}}/{preset.asked_stage(benchmark)}/final"
     return [prediction_file(R / "predictions", name, benchmark, shown) for shown in preset.evaluation.pictures]
-
-
-def asking_settings():
-    """The settings that answers depend on."""
-    others = {"loss_captions", "trajectory_points", "word_captions"}
-    return preset.evaluation.model_dump(exclude=others)
 
 
 def asked_on_the_way(batch):

@@ -50,7 +50,7 @@ rule corpus:
         settings=lambda w: digest(corpus_settings(w.split)),
         pictures=lambda w: pictures_state(),
         shard=lambda w: int(w.shard),
-        files=files_option,
+        files=files_option(),
     shell:
         'prior corpus --preset "$PRESET" --split {wildcards.split} --shard {params.shard} {params.files} '
         "--out {output} > {log} 2>&1"
@@ -73,7 +73,7 @@ rule tokens:
         "prior tokens --train {input.train} --tokenizer {input.tokenizer} --out {output} > {log} 2>&1"
 
 
-# A mistake in the scales shows before anything is trained on the captions.
+# A mistake in the scales shows early. Nothing waits for it: scales that change would redo all that does.
 rule count:
     input:
         shards("tokens/train/{shard}.arrow"),
@@ -92,6 +92,8 @@ rule count:
 
 
 rule questions:
+    input:
+        [preset.tune.conversations.file] if preset.tune and preset.tune.conversations else [],
     output:
         R / "corpus/questions.jsonl",
     log:

@@ -31,14 +31,14 @@ for number, batch in enumerate(BATCHES):
             [each_seed(path) for name in batch for path in predictions(name)],
         log:
             R / f"logs/predict/{CELL}.{number}.log",
-        threads: preset.threads("predict")
+        threads: preset.cores("predict")
         resources:
             **asks("predict"),
         params:
             settings=digest(
                 {
                     "answers": {name: preset.benchmarks[name].answer for name in batch},
-                    "evaluation": asking_settings(),
+                    "evaluation": preset.evaluation.asking(),
                 }
             ),
             runs=run_options,
@@ -68,14 +68,14 @@ for number, batch in enumerate(BATCHES):
                 R / f"logs/predict/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}.step{{step}}.{number}.log",
             wildcard_constraints:
                 step="[0-9]+",
-            threads: preset.threads("predict")
+            threads: preset.cores("predict")
             resources:
                 **asks("predict"),
             params:
                 settings=digest(
                     {
                         "answers": {name: preset.benchmarks[name].answer for name in asked_on_the_way(batch)},
-                        "evaluation": asking_settings(),
+                        "evaluation": preset.evaluation.asking(),
                     }
                 ),
                 run="{arch}/{objective}/{scale}/seed{seed}",

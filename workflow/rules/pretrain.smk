@@ -6,7 +6,7 @@ rule pretrain:
     log:
         R / f"logs/pretrain/{CELL}.log",
     priority: largest_first
-    threads: preset.threads("pretrain")
+    threads: preset.cores("pretrain")
     resources:
         **asks("pretrain"),
     params:

@@ -7,7 +7,7 @@ rule reference:
         directory(R / "reference/base"),
     log:
         R / "logs/reference/base.log",
-    threads: preset.threads("reference")
+    threads: preset.cores("reference")
     resources:
         **asks("reference"),
     params:
@@ -31,7 +31,7 @@ rule scores:
         R / "logs/scores/base/{shard}.log",
     wildcard_constraints:
         shard="[0-9]+",
-    threads: preset.threads("scores")
+    threads: preset.cores("scores")
     resources:
         **asks("scores"),
     params:

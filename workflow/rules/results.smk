@@ -67,8 +67,8 @@ rule words:
         train=R / "corpus/train",
         captions=preset.evaluation.word_captions,
     shell:
-        "python -m eval words --scores {params.scores} --train {params.train} --tokenizer {input.tokenizer} "
-        "--captions {params.captions} --out {output.words} --tokens {output.tokens} > {log} 2>&1"
+        'python -m eval words --preset "$PRESET" --scores {params.scores} --train {params.train} '
+        "--tokenizer {input.tokenizer} --captions {params.captions} --out {output.words} --tokens {output.tokens} > {log} 2>&1"
 
 
 rule tables:

@@ -8,7 +8,7 @@ rule tune:
         [directory(path) for path in each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/tuned")],
     log:
         R / f"logs/tune/{CELL}.log",
-    threads: preset.threads("tune")
+    threads: preset.cores("tune")
     resources:
         **asks("tune"),
     params:
