@@ -9,7 +9,7 @@ rule tokenizer:
         **asks("small"),
     params:
         settings=digest(preset.tokenizer),
-        given=lambda w, input: given(input, "hub", train=R / "corpus/train", text_only=R / "corpus/text_only"),
+        given=lambda w, input: given(input, "hub", "text_only", train=R / "corpus/train"),
     shell:
         'prior backbone tokenizer --preset "$PRESET" {params.given} --out {output} > {log} 2>&1'
 
@@ -28,7 +28,7 @@ rule llm:
     params:
         settings=digest(preset.backbones.llm),
         state=R / ".state/llm",
-        given=lambda w, input: given(input, "hub", text_only=R / "corpus/text_only"),
+        given=lambda w, input: given(input, "hub", "text_only"),
     shell:
         '{resources.launch} backbone llm --preset "$PRESET" {params.given} --tokenizer {input.tokenizer} '
         "--out {output} --state {params.state} > {log} 2>&1"

@@ -14,7 +14,7 @@ rule reference:
         settings=digest(preset.reference),
         state=R / ".state/reference",
         tokens=R / "tokens",
-        given=lambda w, input: given(input, text_only=R / "corpus/text_only"),
+        given=lambda w, input: given(input, "text_only"),
     shell:
         '{resources.launch} reference --preset "$PRESET" --tokens {params.tokens} {params.given} '
         "--tokenizer {input.tokenizer} --llm {input.llm} --out {output} --state {params.state} > {log} 2>&1"
