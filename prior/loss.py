@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 # Logits that are worked on at a time: matrix products want many rows, scoring wants to hold few.
-CHUNK_ELEMENTS = 2**25
+CHUNK_ELEMENTS = 2**24
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
