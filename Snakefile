@@ -57,7 +57,7 @@ onstart:
 
 
 onsuccess:
-    for note in told(sorted(Path(R, "logs/corpus").glob("*.log")), "note: "):
+    for note in told(sorted(Path(R, "logs/corpus").rglob("*.log")), "note: "):
         print(note, file=sys.stderr)
 
 

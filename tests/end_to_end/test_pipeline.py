@@ -224,7 +224,7 @@ def test_a_folder_corpus_says_what_is_wrong_with_it_and_is_read_again_when_it_ch
     assert told[-1].startswith("error: captions.csv: 1 of 30 pictures cannot be used ('0.png' cannot be decoded)")
     told = refused(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 4k]"), "results/mine/tokens/train.json")
     assert told[-1].startswith("error: scales: 4k: 4000 caption tokens are asked for, but the corpus holds ")
-    said = snakemake(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 40]"), "results/mine/tokenizer")
+    said = snakemake(tmp_path, write("max_bad_fraction: 0.1", "[10, 20, 40]"), "results/mine/tokens/train.json")
     assert said.count("\nnote: captions.csv: 1 of 30 pictures cannot be used") == 1
 
     def redone() -> set[str]:
