@@ -163,9 +163,8 @@ def test_sides_that_differ_are_not_timed() -> None:
 def test_captions_that_cannot_be_read_are_refused(
     content: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "captions.csv"
     if content is not None:
-        path.write_text(content)
-    monkeypatch.setenv("PRIOR_PHOTOS", str(path))
+        (tmp_path / "captions.csv").write_text(content)
+    monkeypatch.setenv("PRIOR_PHOTOS", str(tmp_path))
     with pytest.raises(UserError, match=expected):
         sizes.captions()
