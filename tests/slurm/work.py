@@ -84,21 +84,23 @@ class Work:
     def job(self) -> str:
         return self.submitted()[-1]
 
+    def shown(self, job: str | None = None) -> dict[str, str]:
+        """What SLURM says of a job, all of it at one moment."""
+        text = self.cluster.run("scontrol", "--oneliner", "show", "job", job or self.job())
+        return dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", text))
+
     def of_job(self, field: str, job: str | None = None) -> str:
-        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", job or self.job())
-        found = re.search(rf"(?:^|\s){field}=(\S+)", shown)
-        assert found, shown
-        return found[1]
+        return self.shown(job)[field]
 
     def restarted(self, times: int, *changes: str) -> None:
         """Wait until SLURM has started the job again, with changes; it would let two minutes pass, were it not told."""
 
         def running() -> bool:
-            state = self.of_job("JobState")
-            if state == "PENDING":
+            job = self.shown()
+            if job["JobState"] == "PENDING":
                 update = ["scontrol", "update", f"JobId={self.job()}", "StartTime=now", *changes]
                 subprocess.run(update, env=self.cluster.env, capture_output=True)
-            return int(self.of_job("Restarts")) >= times and state == "RUNNING"
+            return int(job["Restarts"]) >= times and job["JobState"] == "RUNNING"
 
         self.cluster.wait(f"start {times + 1} of job {self.job()}", running, 90)
 
