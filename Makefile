@@ -48,7 +48,7 @@ run: env ## Run or resume PRESET (scenes) on CORES (all)
 	fi; \
 	exec snakemake --cores $(CORES) --rerun-incomplete --config preset=$(PRESET) $(ARGS)
 
-plan: $(MAIN) ## Say what PRESET (scenes) costs before it is run: ARGS="--out plan.md --utilisation 0.5"
+plan: $(MAIN) ## Say what PRESET (scenes) costs before it is run: ARGS="--out plan.md --assume utilisation=0.5"
 	@$(ACTIVATE) python -m cluster.plan --preset $(PRESET) $(ARGS)
 
 slice: ## Run or resume PRESET for MINUTES (8), then save; call again to go on

@@ -1,6 +1,6 @@
 """``python -m eval``: one command per stage of the measuring."""
 
 from eval.cli import app
-from prior.cli import run
+from prior.console import run
 
 run(app)

@@ -19,7 +19,7 @@ from eval.answers import Answers
 from eval.tsv import options, read_benchmark
 from prior import stopping
 from prior.corpus.questions import exchange
-from prior.documents import Documents, Pictures, Ragged, encode
+from prior.documents import Documents, Pictures, Ragged, encode, image_size
 from prior.errors import UserError
 from prior.models.attention import pack, unpack
 from prior.packing import Packer
@@ -82,8 +82,8 @@ class Questions:
         return open_image(self.frame["image"].iloc[row], self._name(row))
 
     def image_size(self, row: int) -> tuple[int, int]:
-        """(width, height), which stand in the first bytes of a picture."""
-        return Image.open(io.BytesIO(base64.b64decode(self.frame["image"].iloc[row]))).size
+        """(width, height) of the picture of a row."""
+        return image_size(base64.b64decode(self.frame["image"].iloc[row]))
 
     def pictures(self, architecture: Architecture, rows: Sequence[int]) -> list[Picture]:
         """The pictures of some rows as an architecture sees them."""

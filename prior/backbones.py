@@ -16,13 +16,14 @@ from prior import config
 from prior.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from prior.documents import Documents
 
 BOS, PAD, IMAGE, EOS = "<s>", "<pad>", "<image>", "</s>"
 VISION = ["<vision>", "<vpatch>", "<vrow_sep>", "</vision>"]
 LLAMA_LIKE = "a causal LM laid out like Llama, such as Llama, Mistral or Qwen"
+COPY = "copy it from the model's config.json"
 
 
 def train_tokenizer(texts: Iterable[str], settings: config.ScratchTokenizer) -> PreTrainedTokenizerFast:
@@ -95,20 +96,17 @@ def hub_llm(source: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    return _for_tokenizer(_model_from_hub(AutoModelForCausalLM, source, "llm", "auto"), f"'{source}'", tokenizer)
-
-
-def _for_tokenizer(model: PreTrainedModel, name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A causal LM with an embedding for every token, if the LVLMs can use it and it knows the tokenizer's own ones."""
-    with _one_line(f"llm: {name} ({model.config.model_type}) is not supported", f"give {LLAMA_LIKE}"):
+    model: PreTrainedModel = _model_from_hub(AutoModelForCausalLM, source, "llm", "auto")
+    problem, remedy = f"llm: '{source}' ({model.config.model_type}) is not supported", f"give {LLAMA_LIKE}"
+    with _one_line(problem, remedy):
         usable = _is_llama_like(model)
     if not usable:
-        raise UserError(f"llm: {name} ({model.config.model_type}) is not supported; give {LLAMA_LIKE}")
+        raise UserError(f"{problem}; {remedy}")
     embeddings = model.get_input_embeddings().num_embeddings
     own = 1 + max(number for token, number in tokenizer.get_vocab().items() if token not in (PAD, IMAGE, *VISION))
     if own > embeddings:
         raise UserError(
-            f"llm: {name} has embeddings for {embeddings} tokens, but the tokenizer has {own}; "
+            f"llm: '{source}' has embeddings for {embeddings} tokens, but the tokenizer has {own}; "
             "give the LLM and the tokenizer of the same model"
         )
     if len(tokenizer) > embeddings:
@@ -139,25 +137,54 @@ def _is_llama_like(model: PreTrainedModel) -> bool:
 
 def new_llm(settings: config.ScratchLLM, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A small Llama with random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     torch.manual_seed(settings.seed)
     return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden_size,
-            intermediate_size=settings.intermediate_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            max_position_embeddings=settings.max_positions,
-            tie_word_embeddings=True,
-            # The usual 0.02 suits models that are a hundred times wider; here it would leave attention flat for long.
-            initializer_range=settings.hidden_size**-0.5,
+        llm_config(
+            settings,
+            len(tokenizer),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def llm_config(settings: config.ScratchLLM, vocabulary: int, **token_ids: Any) -> LlamaConfig:
+    """The configuration of a small Llama with so many embeddings; its size does not depend on `token_ids`."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.max_positions,
+        tie_word_embeddings=True,
+        # The usual 0.02 suits models that are a hundred times wider; here it would leave attention flat for long.
+        initializer_range=settings.hidden_size**-0.5,
+        **token_ids,
+    )
+
+
+def vision_config(settings: config.ScratchVision) -> CLIPVisionConfig:
+    """The configuration of a small CLIP's vision tower."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(image_size=settings.image_size, patch_size=settings.patch_size, **_clip_layers(settings))
+
+
+def _clip_layers(settings: config.ScratchVision) -> dict[str, int]:
+    """What both towers of a small CLIP have in common."""
+    return {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.intermediate_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "projection_dim": settings.hidden_size,
+    }
 
 
 def hub_vision(source: str, folder: Path) -> None:
@@ -189,7 +216,12 @@ def check_config(folder: Path, settings: dict[str, Any], what: str) -> None:
     """
     from transformers import AutoConfig
 
-    stated = _config(settings, what)
+    stated = read_config(settings, what)
+    # transformers keeps what it does not know without a word.
+    with _one_line(f"{what}: config cannot be read", COPY):
+        usual = type(stated)().to_dict()
+    if unknown := sorted(key for key in settings if key in stated.to_dict() and key not in usual):
+        raise UserError(f"{what}: config.{unknown[0]} is no setting of {stated.model_type}; mend or remove it")
     found = _from_hub(AutoConfig, str(folder), what)
     if stated.model_type == "clip_vision_model" and hasattr(found, "vision_config"):
         found = found.vision_config
@@ -210,17 +242,20 @@ def _setting(config: Any, key: str) -> Any:
     return next((table[name] for table in [values, *tables] if name in table), None)
 
 
-def _config(settings: dict[str, Any], what: str) -> Any:
-    """transformers' configuration of a model from keys of its config.json."""
-    from transformers import AutoConfig
+def read_config(settings: dict[str, Any], what: str) -> PreTrainedConfig:
+    """transformers' configuration of a model from keys of its config.json; `what` opens the line about mistakes.
 
-    with _one_line(f"{what}: config cannot be read", "copy it from the model's config.json"):
-        config = AutoConfig.for_model(**settings)
-        usual = type(config)().to_dict()
-    # transformers keeps what it does not know without a word.
-    if unknown := sorted(key for key in settings if key in config.to_dict() and key not in usual):
-        raise UserError(f"{what}: config.{unknown[0]} is no setting of {config.model_type}; mend or remove it")
-    return config
+    Raises
+    ------
+    UserError
+        If transformers does not know the kind of model, or cannot make anything of the keys.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if (kind := settings.get("model_type")) not in CONFIG_MAPPING:
+        raise UserError(f"{what}: transformers knows no model_type '{kind}'; {COPY}")
+    with _one_line(f"{what}: config cannot be read", COPY):
+        return AutoConfig.for_model(**settings)
 
 
 def train_vision(
@@ -238,7 +273,7 @@ def train_vision(
     UserError
         If the tokenizer's end of sequence has the id 2 (see `train_tokenizer`).
     """
-    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     from prior.packing import repeat_order
@@ -254,13 +289,6 @@ def train_vision(
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, resample=3
     )
-    shape = {
-        "hidden_size": settings.hidden_size,
-        "intermediate_size": settings.intermediate_size,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "projection_dim": settings.hidden_size,
-    }
     torch.manual_seed(settings.seed)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -268,10 +296,10 @@ def train_vision(
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **shape,
+        **_clip_layers(settings),
     )
-    vision = CLIPVisionConfig(image_size=size, patch_size=settings.patch_size, **shape)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.hidden_size))
+    joined = CLIPConfig(text_config=text, vision_config=vision_config(settings), projection_dim=settings.hidden_size)
+    model = CLIPModel(joined)
 
     class Contrastive(Loop):
         """CLIP's symmetric contrastive loss over each batch."""

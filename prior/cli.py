@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prior import processes, slurm, stopping
+from prior import processes
 from prior.config import (
     LLM,
     HubModel,
@@ -23,58 +21,32 @@ from prior.config import (
     parse_tokens,
     shard_names,
 )
-from prior.errors import CorpusTooSmall, TryAgain, UserError
-from prior.files import NO_ROOM
-from prior.presets import load_preset
+from prior.console import (
+    Folder,
+    PresetName,
+    Runs,
+    RunsFolder,
+    State,
+    long_work,
+    progress,
+    read_preset,
+    read_tokenizer,
+    run,
+    use_threads,
+)
+from prior.errors import CorpusTooSmall, UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from prior.documents import Documents
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 backbone = typer.Typer(no_args_is_help=True, help="Tokenizer, base LLM and vision tower: fetched or trained here.")
 app.add_typer(backbone, name="backbone")
 
-PresetName = Annotated[str, typer.Option("--preset", help="Name in workflow/presets, or the path of a YAML file.")]
-Folder = Annotated[Path, typer.Option()]
-Runs = Annotated[list[str], typer.Option("--run", help="arch/objective/scale/seedK; may be given several times.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
-State = Annotated[Path, typer.Option("--state", help="Private folder for checkpoints to resume from.")]
-
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit code 2."""
     run(app)
-
-
-def run(application: typer.Typer) -> None:
-    try:
-        if stopping.too_late():
-            print("there is no time left; start again to go on", file=sys.stderr)
-            sys.exit(stopping.EXIT_CODE)
-        application()
-    except TryAgain as error:
-        print(f"failed: {error}", file=sys.stderr)
-        sys.exit(1)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        where = error.filename or Path.cwd()
-        print(f"error: {where}: there is no room left on its disk; make room and start again", file=sys.stderr)
-        sys.exit(2)
-    except stopping.Stopped as stopped:
-        if processes.first():
-            job = slurm.own_job()
-            again = f"job {job} starts again by itself" if job and slurm.requeue(job) else "start again to go on"
-            print(f"{stopped}; {again}", file=sys.stderr)
-        elif slurm.own_job():
-            # A process that ends ends the others, and the first one has still to ask for the new start.
-            time.sleep(3 * slurm.PATIENCE)
-        sys.exit(stopping.EXIT_CODE)
 
 
 @app.command()
@@ -88,14 +60,14 @@ def corpus(
     """Write one shard of a split of the corpus."""
     from prior.corpus import splits, store
 
-    settings = _load(preset).corpus
+    settings = read_preset(preset).corpus
     if split == "text_only":
         assert not isinstance(settings, WebDatasetCorpus)
         texts, total = splits.texts(settings)
-        store.write_texts(_progress(texts, total, split), out)
+        store.write_texts(progress(texts, total, split), out)
     else:
         records, total = splits.pairs(settings, split, shard, files)
-        store.write_corpus(_progress(records, total, split), out)
+        store.write_corpus(progress(records, total, split), out)
 
 
 @app.command()
@@ -104,7 +76,7 @@ def tokens(train: Folder, tokenizer: Folder, out: Folder) -> None:
     from prior.corpus.store import fingerprint, read_corpus
     from prior.tokens import write_tokens
 
-    write_tokens(out, read_corpus(train), _tokenizer(tokenizer), fingerprint(train))
+    write_tokens(out, read_corpus(train), read_tokenizer(tokenizer), fingerprint(train))
 
 
 @app.command()
@@ -114,7 +86,7 @@ def count(preset: PresetName, tokens: Folder, out: Folder) -> None:
     from prior.files import write_json
     from prior.tokens import read_tokens, shard_files
 
-    settings = _load(preset)
+    settings = read_preset(preset)
     largest = settings.scales[-1]
     documents = read_tokens(shard_files(tokens, shard_names(settings.corpus, "train")))
     if len(set(documents.ids)) < len(documents):
@@ -150,7 +122,7 @@ def questions(preset: PresetName, out: Folder) -> None:
     from prior.corpus.questions import exchange, tuning_questions
     from prior.files import whole
 
-    settings = _load(preset)
+    settings = read_preset(preset)
     assert settings.tune is not None
     if told := settings.tune.conversations:
         from prior.corpus.conversations import image_size, read_conversations
@@ -175,7 +147,7 @@ def questions(preset: PresetName, out: Folder) -> None:
         made = tuning_questions(settings.tune.questions, settings.tune.seed, world.train, world.seed)
         asked = ({"id": item["id"], "turns": [[item["prompt"], item["answer"]]]} for item in made)
     with whole(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for item in _progress(asked, settings.tune.questions, "questions"):
+        for item in progress(asked, settings.tune.questions, "questions"):
             stream.write(json.dumps(item) + "\n")
 
 
@@ -195,7 +167,7 @@ def tokenizer(
     from prior.corpus.store import read_corpus
     from prior.files import whole
 
-    whole_preset = _load(preset)
+    whole_preset = read_preset(preset)
     settings = whole_preset.tokenizer
     if isinstance(settings, str):
         result = hub_tokenizer(str(hub or settings))
@@ -223,12 +195,12 @@ def llm(
     from prior.backbones import check_config, hub_llm, new_llm
     from prior.files import whole
 
-    whole_preset = _load(preset)
+    whole_preset = read_preset(preset)
     settings = whole_preset.backbones.llm
-    words = _tokenizer(tokenizer)
+    words = read_tokenizer(tokenizer)
     if not isinstance(settings, LLM):
         # New embeddings are drawn from the old ones' covariance, whose last bits depend on the number of threads.
-        _threads(1)
+        use_threads(1)
         if not processes.first():
             return
         with whole(out) as folder:
@@ -248,7 +220,7 @@ def llm(
 
     assert text_only is not None
     recipe = settings.scratch
-    _training(recipe.training.threads)
+    long_work(recipe.training.threads)
     inputs = {"corpus": fingerprint(text_only), "tokenizer": tokenizer_fingerprint(words)}
     made_from: dict[str, Any] = {"settings": recipe, "inputs": inputs}
     with private(state, **made_from), processes.first_only(lambda: whole(out)) as folder:
@@ -281,7 +253,7 @@ def vision(
     from prior.files import whole
     from prior.state import private
 
-    whole_preset = _load(preset)
+    whole_preset = read_preset(preset)
     settings = whole_preset.backbones.vision
     if not isinstance(settings, Vision):
         with whole(out) as folder:
@@ -292,10 +264,10 @@ def vision(
         return
     assert train and tokens and tokenizer
     recipe = settings.scratch
-    _training(recipe.threads)
+    long_work(recipe.threads)
     documents, inputs = _captions(whole_preset, "train", tokens, train)
     with private(state, settings=recipe, inputs=inputs), whole(out) as folder:
-        train_vision(documents, _tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
+        train_vision(documents, read_tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
 
 
 @app.command()
@@ -314,10 +286,10 @@ def reference(
     from prior.documents import tokenize_texts
     from prior.reference import train_reference
 
-    whole_preset = _load(preset)
+    whole_preset = read_preset(preset)
     settings = whole_preset.reference
-    _training(settings.training.threads)
-    words = _tokenizer(tokenizer)
+    long_work(settings.training.threads)
+    words = read_tokenizer(tokenizer)
     documents, inputs = _captions(whole_preset, "train", tokens / "train")
     heldout, _ = _captions(whole_preset, "val", tokens / "val")
     if processes.first():
@@ -345,16 +317,16 @@ def score(preset: PresetName, tokens: Folder, tokenizer: Folder, reference: Fold
     from prior.scores import write_scores
     from prior.tokens import metadata, read_tokens
 
-    settings = _load(preset)
-    _threads(settings.reference.training.threads)
+    settings = read_preset(preset)
+    use_threads(settings.reference.training.threads)
     documents = read_tokens([tokens])
     with tqdm(unit="row", desc="scoring") as bar:
 
-        def progress(done: int, total: int) -> None:
+        def scored(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        logprob = score_captions(reference, _tokenizer(tokenizer), documents, settings.reference, progress)
+        logprob = score_captions(reference, read_tokenizer(tokenizer), documents, settings.reference, scored)
     write_scores(out, documents, logprob, metadata(tokens))
 
 
@@ -380,8 +352,8 @@ def pretrain(
     from prior.state import clear
     from prior.tokens import shard_files
 
-    settings = _load(preset)
-    _training(settings.pretrain.threads)
+    settings = read_preset(preset)
+    long_work(settings.pretrain.threads)
     documents, inputs = _captions(settings, "train", tokens / "train", corpus / "train")
     heldout, prints = _captions(settings, "val", tokens / "val", corpus / "val", settings.evaluation.loss_captions)
     inputs["heldout"] = prints["corpus"]
@@ -396,7 +368,7 @@ def pretrain(
     for name in run:
         try:
             training.pretrain(
-                parse_run(name), settings, _tokenizer(tokenizer), llm, vision, documents, heldout,
+                parse_run(name), settings, read_tokenizer(tokenizer), llm, vision, documents, heldout,
                 runs / name / "pretrain", state / name / "pretrain", inputs, keep=len(run) > 1,
             )  # fmt: skip
         except CorpusTooSmall as error:
@@ -427,10 +399,10 @@ def tune(
     from prior.state import clear
     from prior.tokens import tokenizer_fingerprint
 
-    settings = _load(preset)
+    settings = read_preset(preset)
     assert settings.tune is not None
-    _training(settings.tune.training.threads)
-    words = _tokenizer(tokenizer)
+    long_work(settings.tune.training.threads)
+    words = read_tokenizer(tokenizer)
     asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     inputs = {"tokenizer": tokenizer_fingerprint(words), "questions": files.fingerprint(questions)}
     if settings.tune.conversations:
@@ -463,22 +435,6 @@ def tune(
         clear(state / name / "tuned")
 
 
-def _load(name: str) -> Preset:
-    """A preset whose objectives exist."""
-    from prior.weighting import check_objective
-
-    preset = load_preset(name)
-    for key, entry in preset.objectives.items():
-        check_objective(key, entry.kind, entry.parameters())
-    return preset
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    from prior.backbones import load_tokenizer
-
-    return load_tokenizer(folder)
-
-
 def _captions(
     preset: Preset, split: str, tokens: Path, corpus: Path | None = None, limit: int | None = None
 ) -> tuple[Documents, dict[str, str]]:
@@ -502,26 +458,6 @@ def _captions(
 
     documents = read_tokens(found, image)
     return documents if limit is None else head(documents, limit), fingerprints(found)
-
-
-def _threads(count: int) -> None:
-    """A fixed number of threads per job: results are the same bit for bit whatever else the machine does."""
-    import torch
-
-    torch.set_num_threads(count)
-    torch.set_num_interop_threads(1)
-
-
-def _training(threads: int) -> None:
-    """Long work takes a fixed number of threads and heeds signals and time limits."""
-    _threads(threads)
-    stopping.listen()
-
-
-def _progress(items: Any, total: int | None, what: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, mininterval=1.0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ exchange only the answers do.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from prior.errors import CorpusTooSmall
+from prior.hashing import uniform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -175,9 +175,14 @@ class Documents:
             return int(self.sizes[index][0]), int(self.sizes[index][1])
         if index not in self._read_sizes:
             assert self.image is not None
-            with Image.open(io.BytesIO(self.image(index))) as image:
-                self._read_sizes[index] = image.size
+            self._read_sizes[index] = image_size(self.image(index))
         return self._read_sizes[index]
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded picture, from its header alone."""
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], offsets: bool = True) -> Any:
@@ -295,8 +300,7 @@ def nested_subset(documents: Documents, tokens: int, seed: int) -> np.ndarray:
     CorpusTooSmall
         If they hold fewer tokens.
     """
-    hashes = (hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in documents.ids)
-    order = np.argsort(np.fromiter((int.from_bytes(part, "big") for part in hashes), np.uint64), kind="stable")
+    order = np.argsort([uniform(f"{seed}:{name}") for name in documents.ids], kind="stable")
     reached = np.cumsum(documents.targets.lengths[order])
     if (total := int(documents.targets.lengths.sum())) < tokens:
         raise CorpusTooSmall(f"{tokens} caption tokens are asked for, but the corpus holds {total}")

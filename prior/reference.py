@@ -6,7 +6,6 @@ that has seen it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from prior import config, processes
 from prior.config.jobs import ParallelJob
 from prior.documents import Documents, concatenate, select
 from prior.files import whole, write_json
+from prior.hashing import uniform
 from prior.models.attention import pack, unpack
 from prior.models.weights import export, gather, load_llm
 from prior.packing import Packer, repeat_order
@@ -34,8 +34,7 @@ def folds(ids: Sequence[str], k: int, seed: int) -> np.ndarray:
     """The fold of each caption, 0 … k−1, by the SHA-256 of its id; all zero without folds."""
     if k == 0:
         return np.zeros(len(ids), dtype=np.int64)
-    hashes = (hashlib.sha256(f"fold {seed}:{name}".encode()).digest()[:6] for name in ids)
-    return np.fromiter((int.from_bytes(part, "big") % k for part in hashes), np.int64, len(ids))
+    return np.array([int(k * uniform(f"fold {seed}:{name}")) for name in ids], np.int64)
 
 
 def train_reference(

@@ -8,7 +8,6 @@ fingerprints of the corpus shard and of the tokenizer.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
-from prior.documents import Documents, Ragged, tokenize_captions
+from prior.documents import Documents, Ragged, image_size, tokenize_captions
 from prior.errors import UserError
 from prior.files import whole
 
@@ -46,7 +44,7 @@ def write_tokens(path: Path, records: Any, tokenizer: PreTrainedTokenizerFast, c
             part = records.select(range(start, min(start + _BATCH, len(records))))
             documents = tokenize_captions(part, tokenizer, image=False)
             assert documents.relevant is not None
-            sizes = np.array([_size(row["image"]) for row in part.select_columns(["image"])], dtype=np.int32)
+            sizes = np.array([image_size(row["image"]) for row in part.select_columns(["image"])], dtype=np.int32)
             columns = [
                 pa.array(documents.ids),
                 ragged_array(documents.targets, pa.int32()),
@@ -123,8 +121,3 @@ def shard_files(folder: Path, names: Sequence[str]) -> list[Path]:
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{missing[0]}: there is no such shard; make it first")
     return files
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size

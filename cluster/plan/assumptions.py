@@ -1,12 +1,34 @@
-"""What a plan takes for granted, and the one place where its default values stand."""
+"""What a plan takes for granted: default values, their permitted range, and how others are given."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from prior.config.fields import Positive, Rate, Settings
+from prior.errors import UserError
+from prior.presets import explain
 
 
-@dataclass(frozen=True)
-class Assumptions:
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
+    if not size:
+        raise ValueError(f"'{value}' is no size; write width and height in pixels, as in 640x480")
+    return int(size[1]), int(size[2])
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+Amount = Annotated[float, Field(ge=1)]
+Speed = Annotated[float, Field(ge=0.01)]
+Share = Annotated[float, Field(ge=0.01, le=1)]
+
+
+class Assumptions(Settings):
     """What a preset does not say and a plan needs.
 
     Attributes
@@ -33,19 +55,41 @@ class Assumptions:
         What a job with a model takes before it computes; what a job without a model takes in all.
     """
 
-    caption_tokens: float = 27.0
-    caption_spread: float = 0.8
-    captions: int | None = None
-    captions_per_file: int = 5041
-    picture: tuple[int, int] = (640, 480)
-    picture_kb: float = 100.0
-    prompt_tokens: float = 80.0
-    gpu_tflops: float = 989.0
-    gpu_memory_gb: float = 80.0
-    gpu_bandwidth_tb: float = 3.35
-    utilisation: float = 0.4
-    cpu_gflops: float = 20.0
-    decode_ms: float = 30.0
-    download_mb: float = 100.0
-    start_minutes: float = 5.0
-    small_minutes: float = 5.0
+    caption_tokens: Amount = 27.0
+    caption_spread: Rate = 0.8
+    captions: Positive | None = None
+    captions_per_file: Positive = 5041
+    picture: Size = (640, 480)
+    picture_kb: Rate = 100.0
+    prompt_tokens: Amount = 80.0
+    gpu_tflops: Amount = 989.0
+    gpu_memory_gb: Amount = 80.0
+    gpu_bandwidth_tb: Speed = 3.35
+    utilisation: Share = 0.4
+    cpu_gflops: Speed = 20.0
+    decode_ms: Rate = 30.0
+    download_mb: Speed = 100.0
+    start_minutes: Rate = 5.0
+    small_minutes: Rate = 5.0
+
+
+def read_assumptions(given: Iterable[str]) -> Assumptions:
+    """Assumptions with other values for some, each written ``key=value``; of two for one key the later holds.
+
+    Raises
+    ------
+    UserError
+        If a text is not written so, a key is none of ours, or a value is not permitted.
+    """
+    values = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--assume: '{text}' gives no value; write key=value, as in utilisation=0.5")
+        if key not in Assumptions.model_fields:
+            raise UserError(f"--assume: '{key}' is no assumption; there are {', '.join(Assumptions.model_fields)}")
+        values[key] = value
+    try:
+        return Assumptions.model_validate_strings(values)
+    except ValidationError as error:
+        raise UserError(f"--assume: {'; '.join(explain(error, Assumptions))}") from None

@@ -7,7 +7,6 @@ preset.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -261,15 +260,3 @@ def decoding_seconds(shape: Shape, tokens: float, bandwidth: float, step: float)
         Seconds for starting one step's kernels: what a step takes at least.
     """
     return tokens * max(2 * shape.parameters / bandwidth, step)
-
-
-def longest_chain(hours: dict[str, float], after: dict[str, Sequence[str]]) -> tuple[float, list[str]]:
-    """The longest way through jobs that wait for one another, if there is a machine for each: its hours and its jobs.
-
-    `hours` and `after` go by the jobs' names; a job comes later than those that it waits for.
-    """
-    best: dict[str, tuple[float, list[str]]] = {}
-    for name, own in hours.items():
-        before = max((best[other] for other in after[name]), default=(0.0, []), key=lambda way: way[0])
-        best[name] = (before[0] + own, [*before[1], name])
-    return max(best.values(), key=lambda way: way[0])

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from textwrap import fill
 
-from cluster.plan.work import Cell, Task, Work
+from cluster.plan.checks import warnings
+from cluster.plan.disk import disk
+from cluster.plan.jobs import Task, jobs_of, largest, longest_chain
+from cluster.plan.work import Cell, Work
 from prior.config import ScenesCorpus
 
 ARCHS = {"hlvlm": "H-LVLM", "ulvlm": "U-LVLM"}
@@ -25,11 +28,11 @@ def page(work: Work) -> str:
 
 
 def _sections(work: Work) -> Iterator[str]:
-    preset, tasks = work.preset, work.tasks
-    hours, way = work.chain
+    preset, tasks, files = work.preset, jobs_of(work), disk(work)
+    hours, way = longest_chain(tasks)
     jobs = sum(task.count for task in tasks)
     gpu_hours = sum(task.gpu_hours for task in tasks)
-    stored = sum(size for _, size, _ in work.disk)
+    stored = sum(size for _, size, _ in files)
     yield f"# What the preset `{preset.name}` costs"
     yield fill(
         f"{jobs:,} jobs, {sum(task.count * task.flops for task in tasks):.2g} FLOPs, {gpu_hours:,.0f} GPU-hours, "
@@ -37,8 +40,8 @@ def _sections(work: Work) -> Iterator[str]:
         "and from the assumptions at the end, with nothing run: expect the right order of size, not the right digit.",
         WIDTH,
     )
-    if work.warnings:
-        yield "\n".join(["## To mend", "", *(f"- {line}" for line in work.warnings)])
+    if to_mend := warnings(work, tasks):
+        yield "\n".join(["## To mend", "", *(f"- {line}" for line in to_mend)])
     yield "## Jobs\n\n" + table(
         ["kind", "jobs", "GPUs each", "hours each", "FLOPs in all", "GPU-hours in all"], _jobs(tasks)
     )
@@ -56,7 +59,7 @@ def _sections(work: Work) -> Iterator[str]:
             "model", "objective", "scale", "seeds", "captions", "positions", "of pictures", "captions a row", "rows",
             "steps", "kept", "hours", "GPU-hours",
         ],
-        _runs(work),
+        _runs(work, tasks),
     )  # fmt: skip
     yield fill(
         "For one seed each, but GPU-hours, which are those of all seeds. Positions are what the LLM reads: pictures, "
@@ -65,10 +68,10 @@ def _sections(work: Work) -> Iterator[str]:
     )
     if any(task.gpus for task in tasks):
         yield f"## Memory of one GPU ({work.given.gpu_memory_gb:g} GB)\n\n" + table(
-            ["job", "peak, GB", *PARTS], _memory(work)
+            ["job", "peak, GB", *PARTS], _memory(work, tasks)
         )
-    yield "## Disk\n\n" + table(["files", "size", "by"], [[name, _bytes(size), how] for name, size, how in work.disk])
-    yield "## Assumptions\n\n" + table(["what", "value", "option"], _assumptions(work))
+    yield "## Disk\n\n" + table(["files", "size", "by"], [[name, _bytes(size), how] for name, size, how in files])
+    yield "## Assumptions\n\n" + table(["what", "value", "key of --assume"], _assumptions(work))
     yield fill(
         "FLOPs: 2 · weights · positions for each pass (Kaplan et al., arXiv 2001.08361): a forward pass, two backward "
         "where weights are trained, one more forward where activations are computed anew; attention by causal pairs "
@@ -128,11 +131,11 @@ def _models(work: Work) -> Iterator[Row]:
         yield [NAMES[name], f"{shape.parameters:,}", f"{shape.trainable:,}", f"{frozen:,}", layers, positions]
 
 
-def _runs(work: Work) -> Iterator[Row]:
-    tasks = {task.name: task for task in work.tasks}
+def _runs(work: Work, tasks: Sequence[Task]) -> Iterator[Row]:
+    named = {task.name: task for task in tasks}
 
     def costs(cell: Cell) -> tuple[object, ...]:
-        return cell.arch, cell.scale, cell.taken, cell.kept, round(tasks[f"pretrain {cell.name}"].flops, -12)
+        return cell.arch, cell.scale, cell.taken, cell.kept, round(named[f"pretrain {cell.name}"].flops, -12)
 
     # Objectives that cost the same share a line.
     for _, part in groupby(
@@ -140,7 +143,7 @@ def _runs(work: Work) -> Iterator[Row]:
     ):
         cells = list(part)
         cell = cells[0]
-        task = tasks[f"pretrain {cell.name}"]
+        task = named[f"pretrain {cell.name}"]
         captions = cell.captions * cell.share * work.preset.pretraining(cell.arch).epochs
         yield [
             NAMES[cell.arch],
@@ -159,8 +162,8 @@ def _runs(work: Work) -> Iterator[Row]:
         ]
 
 
-def _memory(work: Work) -> Iterator[Row]:
-    for name, task in work.largest.items():
+def _memory(work: Work, tasks: Sequence[Task]) -> Iterator[Row]:
+    for name, task in largest(tasks).items():
         much = " (too much)" if task.peak > work.given.gpu_memory_gb * 1e9 else ""
         parts = [f"{task.memory[part] / 1e9:.1f}" if task.memory.get(part) else "" for part in PARTS]
         yield [
@@ -172,28 +175,28 @@ def _memory(work: Work) -> Iterator[Row]:
 
 def _assumptions(work: Work) -> Iterator[Row]:
     given = work.given
-    yield ["training captions", f"{work.captions:,}", "--captions, --captions-per-file (5,041: CC12M's tar files)"]
+    yield ["training captions", f"{work.captions:,}", "captions, captions_per_file (5,041: CC12M's tar files)"]
     yield [
         "tokens of a caption, end of sequence included",
         f"{given.caption_tokens:g} ± {given.caption_spread * given.caption_tokens:.0f}",
-        "--caption-tokens (27: CC12M's mean of 20 words under Mistral's tokenizer), --caption-spread",
+        "caption_tokens (27: CC12M's mean of 20 words under Mistral's tokenizer), caption_spread",
     ]
     if not isinstance(work.preset.corpus, ScenesCorpus):
-        yield ["pictures", f"{given.picture[0]}x{given.picture[1]}", "--picture"]
-    yield ["a picture's file", f"{given.picture_kb:g} kB", "--picture-kb"]
-    yield ["tokens of a benchmark's question", f"{given.prompt_tokens:g}", "--prompt-tokens"]
-    yield ["a GPU, dense bf16", f"{given.gpu_tflops:g} TFLOP/s", "--gpu-tflops (989: H100 SXM)"]
+        yield ["pictures", f"{given.picture[0]}x{given.picture[1]}", "picture"]
+    yield ["a picture's file", f"{given.picture_kb:g} kB", "picture_kb"]
+    yield ["tokens of a benchmark's question", f"{given.prompt_tokens:g}", "prompt_tokens"]
+    yield ["a GPU, dense bf16", f"{given.gpu_tflops:g} TFLOP/s", "gpu_tflops (989: H100 SXM)"]
     yield [
         "a GPU's memory",
         f"{given.gpu_memory_gb:g} GB, {given.gpu_bandwidth_tb:g} TB/s",
-        "--gpu-memory-gb, --gpu-bandwidth-tb",
+        "gpu_memory_gb, gpu_bandwidth_tb",
     ]
-    yield ["share of its FLOP/s that is reached", f"{given.utilisation:g}", "--utilisation"]
-    yield ["a process without a GPU", f"{given.cpu_gflops:g} GFLOP/s", "--cpu-gflops"]
-    yield ["a step of generation, at least", f"{given.decode_ms:g} ms", "--decode-ms"]
-    yield ["all downloads together", f"{given.download_mb:g} MB/s", "--download-mb"]
-    yield ["a GPU job, before it computes", f"{given.start_minutes:g} minutes", "--start-minutes"]
-    yield ["a job without a model", f"{given.small_minutes:g} minutes", "--small-minutes"]
+    yield ["share of its FLOP/s that is reached", f"{given.utilisation:g}", "utilisation"]
+    yield ["a process without a GPU", f"{given.cpu_gflops:g} GFLOP/s", "cpu_gflops"]
+    yield ["a step of generation, at least", f"{given.decode_ms:g} ms", "decode_ms"]
+    yield ["all downloads together", f"{given.download_mb:g} MB/s", "download_mb"]
+    yield ["a GPU job, before it computes", f"{given.start_minutes:g} minutes", "start_minutes"]
+    yield ["a job without a model", f"{given.small_minutes:g} minutes", "small_minutes"]
 
 
 def _count(number: float) -> str:

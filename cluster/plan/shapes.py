@@ -10,20 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaForConditionalGeneration
 
-from prior import config
-from prior.backbones import IMAGE, LLAMA_LIKE, PAD, VISION
+from prior import backbones, config
+from prior.backbones import IMAGE, LLAMA_LIKE, PAD, VISION, read_config
 from prior.errors import UserError
-from prior.models.hlvlm import HLVLM
-from prior.models.ulvlm import ULVLM, ULVLMForConditionalGeneration
-from prior.models.ulvlm_config import ULVLMConfig
+from prior.models.hlvlm import HLVLM, llava_config
+from prior.models.ulvlm import ULVLM, ULVLMForConditionalGeneration, ulvlm_config
 
 # What a tokenizer is given where it lacks them, as `prior.backbones.hub_tokenizer` does.
 ADDED = (PAD, IMAGE, *VISION)
@@ -109,18 +102,7 @@ def llm_config(preset: config.Preset) -> Any:
     """
     source = preset.backbones.llm
     if isinstance(source, config.LLM):
-        from transformers import LlamaConfig
-
-        scratch = source.scratch
-        return LlamaConfig(
-            vocab_size=_scratch_vocabulary(preset),
-            hidden_size=scratch.hidden_size,
-            intermediate_size=scratch.intermediate_size,
-            num_hidden_layers=scratch.layers,
-            num_attention_heads=scratch.heads,
-            max_position_embeddings=scratch.max_positions,
-            tie_word_embeddings=True,
-        )
+        return backbones.llm_config(source.scratch, _scratch_vocabulary(preset))
     found = _config(source, "llm")
     found = getattr(found, "text_config", found)
     found.vocab_size += len(ADDED)
@@ -131,17 +113,7 @@ def vision_config(preset: config.Preset) -> Any:
     """The configuration of the vision tower; errors as `llm_config`."""
     source = preset.backbones.vision
     if isinstance(source, config.Vision):
-        from transformers import CLIPVisionConfig
-
-        scratch = source.scratch
-        return CLIPVisionConfig(
-            hidden_size=scratch.hidden_size,
-            intermediate_size=scratch.intermediate_size,
-            num_hidden_layers=scratch.layers,
-            num_attention_heads=scratch.heads,
-            image_size=scratch.image_size,
-            patch_size=scratch.patch_size,
-        )
+        return backbones.vision_config(source.scratch)
     found = _config(source, "vision")
     found = getattr(found, "vision_config", found)
     if found.model_type != "clip_vision_model":
@@ -158,22 +130,14 @@ def _scratch_vocabulary(preset: config.Preset) -> int:
 
 def _config(source: str | config.HubModel, what: str) -> Any:
     if isinstance(source, config.HubModel):
-        keys = source.config
-    else:
-        file = Path(source, "config.json")
-        if not file.is_file():
-            raise UserError(
-                f"backbones.{what}: the size of '{source}' is not known before it is fetched; name it with its config: "
-                f"`{what}: {{hub: {source}, config: {{model_type: …}}}}`"
-            )
-        keys = json.loads(file.read_text(encoding="utf-8"))
-    if (kind := keys.get("model_type")) not in CONFIG_MAPPING:
-        raise UserError(f"backbones.{what}: transformers knows no model_type '{kind}'; copy it from its config.json")
-    try:
-        return AutoConfig.for_model(**keys)
-    except Exception as error:  # Each class of configurations has errors of its own.
-        reason = " ".join(str(error).split())
-        raise UserError(f"backbones.{what}: its config cannot be read ({reason}); mend it") from None
+        return read_config(source.config, f"backbones.{what}")
+    file = Path(source, "config.json")
+    if not file.is_file():
+        raise UserError(
+            f"backbones.{what}: the size of '{source}' is not known before it is fetched; name it with its config: "
+            f"`{what}: {{hub: {source}, config: {{model_type: …}}}}`"
+        )
+    return read_config(json.loads(file.read_text(encoding="utf-8")), f"backbones.{what}")
 
 
 def reference(preset: config.Preset) -> Any:
@@ -193,33 +157,15 @@ def lvlm(arch: str, preset: config.Preset) -> Any:
     text = llm_config(preset)
     with torch.device("meta"):
         if arch == "ulvlm":
-            sizes = {"patch_size": settings.patch_size, "max_side": settings.max_side}
-            solo = ULVLMForConditionalGeneration(
-                ULVLMConfig(text_config=text, tie_word_embeddings=text.tie_word_embeddings, **sizes)
-            )
+            solo = ULVLMForConditionalGeneration(ulvlm_config(settings, text))
             solo.tie_weights()
             ULVLM(solo).set_trainable(settings.trainable)
             return solo
-        vision = vision_config(preset)
-        llava = LlavaForConditionalGeneration(
-            LlavaConfig(
-                text_config=text,
-                vision_config=vision,
-                image_seq_length=patches(vision),
-                vision_feature_layer=settings.vision_feature_layer,
-                vision_feature_select_strategy="default",
-                tie_word_embeddings=text.tie_word_embeddings,
-            )
-        )
+        llava = LlavaForConditionalGeneration(llava_config(settings, text, vision_config(preset)))
     llava.tie_weights()
     # The image processor only reads pictures.
     HLVLM(llava, None).set_trainable(settings.trainable)
     return llava
-
-
-def patches(vision: Any) -> int:
-    """Patches of a picture in a vision tower, which become as many positions of the LLM."""
-    return int(vision.image_size // vision.patch_size) ** 2
 
 
 def reference_shape(preset: config.Preset) -> Shape:
@@ -289,8 +235,6 @@ def _stack(settings: Any, layers: nn.ModuleList) -> Stack:
 
 def stack_shape(vision: Any) -> Stack:
     """The layers of a vision tower."""
-    from transformers import CLIPVisionModel
-
     with torch.device("meta"):
         return _stack(vision, CLIPVisionModel(vision).encoder.layers)
 

@@ -7,7 +7,7 @@ import typer
 from eval.bench.compare import method
 from eval.bench.predict import predict
 from eval.bench.profile import profile
-from prior.cli import run
+from prior.console import run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from prior.config.fields import (
     Count,
     Epochs,
     Fraction,
+    Own,
     Positive,
     Rate,
     Settings,
@@ -133,7 +134,6 @@ class HubModel(Settings):
         return value
 
 
-Own = TypeVar("Own")
 Backbone = Annotated[
     Annotated[Source, Tag("<source>")] | Annotated[HubModel, Tag("<hub>")] | Annotated[Own, Tag("<settings>")],
     Discriminator(backbone_form),

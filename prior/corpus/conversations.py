@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from prior.corpus.json_array import read_array
 from prior.corpus.readers import leave_out
 from prior.errors import UserError
+from prior.hashing import uniform
 
 # Where LLaVA puts the picture among the words, with a line break: here its place is settled by the model.
 MARKER = "<image>"
@@ -75,9 +75,9 @@ def read_conversations(
     leave_out(source.name, "conversations", bad, total, max_bad_fraction, f"mend them or put pictures into '{images}'")
 
 
-def _rank(seed: int, position: int, entry: Any) -> bytes:
+def _rank(seed: int, position: int, entry: Any) -> float:
     name = entry.get("id") if isinstance(entry, dict) else None
-    return hashlib.sha256(f"{seed}/{position}/{name!a}".encode()).digest()
+    return uniform(f"{seed}/{position}/{name!a}")
 
 
 def _conversation(entry: Any, images: Path) -> Conversation | str:

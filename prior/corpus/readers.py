@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import sys
@@ -20,6 +19,7 @@ from prior.config import FolderCorpus
 from prior.corpus.json_array import is_array, read_array
 from prior.corpus.store import Record, Text
 from prior.errors import UserError
+from prior.hashing import uniform
 
 
 class Row(NamedTuple):
@@ -88,7 +88,7 @@ def read_folder(settings: FolderCorpus, part: int = 0, parts: int = 1) -> Splits
         bad = check(row.image for row in rows)
         rows = [row for row in rows if row.image not in bad]
 
-    held_out = {image for image in {row.image for row in rows} if _fraction(image) < settings.val_fraction}
+    held_out = {image for image in {row.image for row in rows} if uniform(image) < settings.val_fraction}
     captions = list(_identify(rows, source))
     train = [caption for caption in captions if caption.row.image not in held_out]
     val = [caption for caption in captions if caption.row.image in held_out]
@@ -104,20 +104,15 @@ def read_folder(settings: FolderCorpus, part: int = 0, parts: int = 1) -> Splits
     if parts == 1:
         return Splits(_records(train, images), _records(val, images), iter(texts))
     # Salted for the same reason as the cut: training pictures have the upper fractions of the unsalted order.
-    own = [caption for caption in train if int(_fraction(caption.row.image, "part:") * parts) == part]
+    own = [caption for caption in train if int(uniform(f"part:{caption.row.image}") * parts) == part]
     return Splits(_checked(own, images, check), _checked(val, images, check), iter(texts))
-
-
-def _fraction(name: str, salt: str = "") -> float:
-    """A number in [0, 1) that depends on nothing but the text."""
-    return int.from_bytes(hashlib.sha256((salt + name).encode("utf-8")).digest()[:6], "big") / 2**48
 
 
 def _cut(rows: list[Row], limit: int | None) -> list[Row]:
     # The salt keeps this order apart from the one that splits; else a short cut would be all validation.
     if limit is None or len(rows) <= limit:
         return rows
-    order = sorted(range(len(rows)), key=lambda i: (_fraction(rows[i].image, "cut:"), rows[i].image, i))
+    order = sorted(range(len(rows)), key=lambda i: (uniform(f"cut:{rows[i].image}"), rows[i].image, i))
     return [rows[i] for i in sorted(order[:limit])]
 
 
@@ -232,7 +227,7 @@ def _read_texts(source: Path, held_out: Collection[str], limit: int | None) -> l
     kept = [(number, row) for number, row in enumerate(rows) if row.image not in held_out]
     if len(kept) < len(rows):
         print(f"note: {source.name}: {len(rows) - len(kept)} captions of held-out pictures left out", file=sys.stderr)
-    order = sorted(kept, key=lambda item: _fraction(str(item[0]), "cut:"))[:limit]
+    order = sorted(kept, key=lambda item: uniform(f"cut:{item[0]}"))[:limit]
     if not order:
         raise UserError(f"{source.name}: no text-only captions are left; add some or remove corpus.text_only")
     return [Text(id=f"text-{number}", text=row.caption) for number, row in sorted(order)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -15,6 +15,7 @@ from transformers import (
     CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
 )
 
 from prior import config, processes
@@ -42,6 +43,28 @@ CHAT_TEMPLATE = """\
 """
 
 
+def patch_count(tower: CLIPVisionConfig) -> int:
+    """Patches of a picture in a vision tower, which become as many positions of the LLM."""
+    return (tower.image_size // tower.patch_size) ** 2
+
+
+def llava_config(
+    settings: config.HLVLM, text: PreTrainedConfig, tower: CLIPVisionConfig, **token_ids: Any
+) -> LlavaConfig:
+    """The configuration of an LLM and a vision tower that are joined; its size does not depend on `token_ids`."""
+    return LlavaConfig(
+        text_config=text,
+        vision_config=tower,
+        image_seq_length=patch_count(tower),
+        projector_hidden_act="gelu",
+        vision_feature_layer=settings.vision_feature_layer,
+        vision_feature_select_strategy="default",
+        initializer_range=getattr(text, "initializer_range", 0.02),
+        tie_word_embeddings=text.tie_word_embeddings,
+        **token_ids,
+    )
+
+
 @dataclass
 class HLVLM:
     """`LlavaForConditionalGeneration` with the image processor of its vision tower."""
@@ -62,16 +85,11 @@ class HLVLM:
         """Join a vision tower and an LLM by a freshly initialised projector."""
         text = AutoConfig.from_pretrained(llm, dtype=torch.float32)
         tower = CLIPVisionConfig.from_pretrained(vision, dtype=torch.float32)
-        joined = LlavaConfig(
-            text_config=text,
-            vision_config=tower,
+        joined = llava_config(
+            settings,
+            text,
+            tower,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-            image_seq_length=(tower.image_size // tower.patch_size) ** 2,
-            projector_hidden_act="gelu",
-            vision_feature_layer=settings.vision_feature_layer,
-            vision_feature_select_strategy="default",
-            initializer_range=getattr(text, "initializer_range", 0.02),
-            tie_word_embeddings=text.tie_word_embeddings,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -128,6 +129,17 @@ def patched_size(width: int, height: int, patch_size: int, max_side: int) -> tup
     return (scaled_long, scaled_short) if width >= height else (scaled_short, scaled_long)
 
 
+def grid(width: int, height: int, patch_size: int, max_side: int) -> tuple[int, int]:
+    """Rows and columns of the patches that a picture is cut into."""
+    columns, rows = (side // patch_size for side in patched_size(width, height, patch_size, max_side))
+    return rows, columns
+
+
+def positions(rows: int, columns: int) -> int:
+    """Tokens that stand for a picture: its patches, a separator between rows, a mark at each end."""
+    return rows * columns + rows + 1
+
+
 def patches(image: Image, patch_size: int, max_side: int) -> tuple[np.ndarray, int, int]:
     """Cut a picture into normalised patches, row by row.
 
@@ -141,8 +153,19 @@ def patches(image: Image, patch_size: int, max_side: int) -> tuple[np.ndarray, i
         image = image.resize(size)
     pixels = (np.asarray(image.convert("RGB"), dtype=np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
     rows, columns = size[1] // patch_size, size[0] // patch_size
-    grid = pixels.reshape(rows, patch_size, columns, patch_size, 3).transpose(0, 2, 4, 1, 3)
-    return np.ascontiguousarray(grid).reshape(rows * columns, -1), rows, columns
+    cut = pixels.reshape(rows, patch_size, columns, patch_size, 3).transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(cut).reshape(rows * columns, -1), rows, columns
+
+
+def ulvlm_config(settings: config.ULVLM, text: PreTrainedConfig, **token_ids: Any) -> ULVLMConfig:
+    """The configuration of an LLM that reads patches; its size does not depend on `token_ids`."""
+    return ULVLMConfig(
+        text_config=text,
+        patch_size=settings.patch_size,
+        max_side=settings.max_side,
+        tie_word_embeddings=text.tie_word_embeddings,
+        **token_ids,
+    )
 
 
 @dataclass
@@ -158,15 +181,13 @@ class ULVLM:
         """Give an LLM a freshly initialised patch embedding."""
         text = AutoConfig.from_pretrained(llm, dtype=torch.float32)
         start, patch, row_end, end = tokenizer.convert_tokens_to_ids([VISION_START, PATCH, ROW_END, VISION_END])
-        joined = ULVLMConfig(
-            text_config=text,
-            patch_size=settings.patch_size,
-            max_side=settings.max_side,
+        joined = ulvlm_config(
+            settings,
+            text,
             vision_start_token_id=start,
             patch_token_id=patch,
             row_end_token_id=row_end,
             vision_end_token_id=end,
-            tie_word_embeddings=text.tie_word_embeddings,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -208,9 +229,7 @@ class ULVLM:
         return pictures
 
     def prefix_length(self, size: tuple[int, int]) -> int:
-        width, height = patched_size(*size, self.model.config.patch_size, self.model.config.max_side)
-        columns, rows = width // self.model.config.patch_size, height // self.model.config.patch_size
-        return rows * columns + rows + 1
+        return positions(*grid(*size, self.model.config.patch_size, self.model.config.max_side))
 
     def collate(self, pictures: list[Picture]) -> torch.Tensor:
         return torch.cat([picture.features for picture in pictures])

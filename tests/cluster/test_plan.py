@@ -17,8 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.plan import costs, shapes
-from cluster.plan.assumptions import Assumptions
+from cluster.plan.assumptions import Assumptions, read_assumptions
+from cluster.plan.checks import warnings
 from cluster.plan.costs import Document
+from cluster.plan.jobs import Task, jobs_of, longest_chain
 from cluster.plan.page import page, table
 from cluster.plan.work import Work
 from prior.config import Architectures, Preset
@@ -193,17 +195,19 @@ def test_steps_are_those_of_the_real_packing(picture: int, mean: float, spread: 
 
 
 def test_memory_of_the_papers_trainings(paper: Work) -> None:
-    memory = {task.name: task.memory for task in paper.tasks if task.memory}
+    memory = {task.name: task.memory for task in jobs_of(paper) if task.memory}
     hlvlm = paper.models["hlvlm"]
     pretrain = memory["pretrain hlvlm prior 70M"]
     assert pretrain["weights"] == 4 * hlvlm.parameters / 8
     assert pretrain["gradients"] + pretrain["optimizer"] == 12 * hlvlm.trainable / 8
-    assert paper.warnings == []
+    assert warnings(paper, jobs_of(paper)) == []
     # Without a share for each GPU, the optimizer alone takes up more than all of one.
     jobs = paper.preset.jobs
     alone = jobs.model_copy(update={"pretrain": jobs.pretrain.model_copy(update={"fsdp": False})})
     crowded = Work(paper.preset.model_copy(update={"jobs": alone}), paper.given)
-    assert any(line.startswith("pretrain hlvlm") and line.endswith("has 80") for line in crowded.warnings)
+    assert any(
+        line.startswith("pretrain hlvlm") and line.endswith("has 80") for line in warnings(crowded, jobs_of(crowded))
+    )
     # Mistral keeps 128 kB of keys and values for each position.
     assert costs.inference_bytes(hlvlm, 0, 0, bf16=True, cached=1)["keys and values"] == 2**17
 
@@ -223,13 +227,14 @@ def test_checkpointing_trades_memory_for_flops(paper: Work) -> None:
 
 def test_a_trajectory_beyond_the_last_step_is_told(paper: Work) -> None:
     preset = paper.preset.model_copy(update={"pretrain": paper.preset.pretrain.model_copy(update={"row_tokens": 9000})})
-    assert any(line.startswith("trajectory: until 5000") for line in Work(preset, paper.given).warnings)
+    work = Work(preset, paper.given)
+    assert any(line.startswith("trajectory: until 5000") for line in warnings(work, jobs_of(work)))
 
 
 def test_the_longest_chain() -> None:
-    hours = {"a": 1.0, "b": 5.0, "c": 2.0, "d": 1.0}
-    after = {"a": [], "b": [], "c": ["a"], "d": ["c", "b"]}
-    assert costs.longest_chain(hours, after) == (6.0, ["b", "d"])
+    waiting = {"a": (1.0, ()), "b": (5.0, ()), "c": (2.0, ("a",)), "d": (1.0, ("c", "b"))}
+    tasks = [Task("kind", name, 1, after, hours) for name, (hours, after) in waiting.items()]
+    assert longest_chain(tasks) == (6.0, ["b", "d"])
 
 
 @pytest.mark.parametrize("name", ["tiny", "paper"])
@@ -238,7 +243,7 @@ def test_jobs_are_those_of_the_workflow(name: str, tmp_path: Path) -> None:
     expected = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", told, re.MULTILINE)}
     total = expected.pop("total")
     counts: dict[str, int] = {"all": 1}
-    for task in Work(load_preset(name), Assumptions()).tasks:
+    for task in jobs_of(Work(load_preset(name), Assumptions())):
         counts[task.rule] = counts.get(task.rule, 0) + task.count
     assert counts == expected and sum(counts.values()) == total
 
@@ -256,9 +261,32 @@ def test_the_command_prints_and_writes_the_page(tmp_path: Path) -> None:
     done = plan("--preset", "tiny", "--out", str(tmp_path / "plan.md"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plan.md").read_text() == done.stdout == page(Work(load_preset("tiny"), Assumptions()))
-    done = plan("--preset", "tiny", "--picture", "large")
+    done = plan("--preset", "tiny", "--assume", "utilisation=0.5", "--assume", "picture=large")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --picture: 'large' is no size; write width and height in pixels, as in 640x480\n"
+    said = "picture: 'large' is no size; write width and height in pixels, as in 640x480"
+    assert done.stderr == f"error: --assume: {said}\n"
+
+
+def test_assumptions_are_given_as_keys_and_values() -> None:
+    given = read_assumptions(["utilisation=0.5", "picture=512x384", "captions=1000"])
+    assert given == Assumptions(utilisation=0.5, picture=(512, 384), captions=1000)
+    assert read_assumptions([]) == Assumptions()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("utilisation", "'utilisation' gives no value; write key=value, as in utilisation=0.5"),
+        ("gpus=8", "'gpus' is no assumption; there are caption_tokens, caption_spread, captions, .*, small_minutes"),
+        ("utilisation=1.5", r"utilisation: should be less than or equal to 1 \(got '1.5'\)"),
+        ("utilisation=nan", r"utilisation: should be a finite number \(got 'nan'\)"),
+        ("captions=1e3", r"captions: should be a whole number \(got '1e3'\)"),
+        ("decode_ms=", r"decode_ms: should be a number \(got ''\)"),
+    ],
+)
+def test_what_is_no_assumption_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^--assume: {said}$"):
+        read_assumptions([text])
 
 
 def test_what_is_not_known_is_asked_for(paper: Work, tmp_path: Path) -> None:
@@ -268,7 +296,7 @@ def test_what_is_not_known_is_asked_for(paper: Work, tmp_path: Path) -> None:
         _ = Work(Preset.model_validate(changed), Assumptions()).models
     corpus = {"kind": "folder", "folder": str(tmp_path)}
     folder = Preset.model_validate(load_preset("tiny").model_dump() | {"corpus": corpus, "tune": None})
-    with pytest.raises(UserError, match="give --captions"):
+    with pytest.raises(UserError, match="give --assume captions="):
         page(Work(folder, Assumptions()))
     assert "1,234" in page(Work(folder, Assumptions(captions=1234)))
 
