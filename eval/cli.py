@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from prior.config import FolderCorpus, ScenesCorpus, digest, shard_names
-from prior.console import Folder, PresetName, Runs, RunsFolder, State, long_work, read_preset, read_tokenizer
+from prior.console import Folder, PresetName, Runs, RunsFolder, State, begin_long_work, read_preset, read_tokenizer
 from prior.errors import UserError
 from prior.files import whole, write_text
 
@@ -114,7 +114,7 @@ def predict(
         keys[name] = " ".join(
             [digest(evaluation.asking()), digest(settings.benchmarks[name]), *map(fingerprint, files)]
         )
-    long_work(evaluation.threads)
+    begin_long_work(evaluation.threads)
     journals: list[Answers] = []
     pictures = evaluation.pictures if step is None else (True,)
     total = len(pictures) * sum(map(len, asked.values()))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOS, PAD, IMAGE, EOS = "<s>", "<pad>", "<image>", "</s>"
 VISION = ["<vision>", "<vpatch>", "<vrow_sep>", "</vision>"]
 LLAMA_LIKE = "a causal LM laid out like Llama, such as Llama, Mistral or Qwen"
-COPY = "copy it from the model's config.json"
+MEND = "compare with the model's config.json"
 
 
 def train_tokenizer(texts: Iterable[str], settings: config.ScratchTokenizer) -> PreTrainedTokenizerFast:
@@ -152,7 +152,7 @@ def new_llm(settings: config.ScratchLLM, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def llm_config(settings: config.ScratchLLM, vocabulary: int, **token_ids: Any) -> LlamaConfig:
-    """The configuration of a small Llama with so many embeddings; its size does not depend on `token_ids`."""
+    """The configuration of a small Llama; without `token_ids` where only its sizes are asked for."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -218,7 +218,7 @@ def check_config(folder: Path, settings: dict[str, Any], what: str) -> None:
 
     stated = read_config(settings, what)
     # transformers keeps what it does not know without a word.
-    with _one_line(f"{what}: config cannot be read", COPY):
+    with _one_line(f"{what}: config cannot be read", MEND):
         usual = type(stated)().to_dict()
     if unknown := sorted(key for key in settings if key in stated.to_dict() and key not in usual):
         raise UserError(f"{what}: config.{unknown[0]} is no setting of {stated.model_type}; mend or remove it")
@@ -253,8 +253,8 @@ def read_config(settings: dict[str, Any], what: str) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if (kind := settings.get("model_type")) not in CONFIG_MAPPING:
-        raise UserError(f"{what}: transformers knows no model_type '{kind}'; {COPY}")
-    with _one_line(f"{what}: config cannot be read", COPY):
+        raise UserError(f"{what}: transformers knows no model_type '{kind}'; {MEND}")
+    with _one_line(f"{what}: config cannot be read", MEND):
         return AutoConfig.for_model(**settings)
 
 

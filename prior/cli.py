@@ -27,7 +27,7 @@ from prior.console import (
     Runs,
     RunsFolder,
     State,
-    long_work,
+    begin_long_work,
     progress,
     read_preset,
     read_tokenizer,
@@ -45,7 +45,7 @@ app.add_typer(backbone, name="backbone")
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    """Entry point of `prior`."""
     run(app)
 
 
@@ -125,7 +125,7 @@ def questions(preset: PresetName, out: Folder) -> None:
     settings = read_preset(preset)
     assert settings.tune is not None
     if told := settings.tune.conversations:
-        from prior.corpus.conversations import image_size, read_conversations
+        from prior.corpus.conversations import picture_size, read_conversations
 
         said = read_conversations(
             Path(told.file), Path(told.images), settings.tune.questions, settings.tune.seed, told.max_bad_fraction
@@ -135,7 +135,7 @@ def questions(preset: PresetName, out: Folder) -> None:
             {
                 "id": item["id"],
                 "image": item["image"],
-                "size": image_size(Path(told.images, item["image"])),
+                "size": picture_size(Path(told.images, item["image"])),
                 "turns": [[exchange(prompt), f" {answer}"] for prompt, answer in item["turns"]],
             }
             for item in said
@@ -220,7 +220,7 @@ def llm(
 
     assert text_only is not None
     recipe = settings.scratch
-    long_work(recipe.training.threads)
+    begin_long_work(recipe.training.threads)
     inputs = {"corpus": fingerprint(text_only), "tokenizer": tokenizer_fingerprint(words)}
     made_from: dict[str, Any] = {"settings": recipe, "inputs": inputs}
     with private(state, **made_from), processes.first_only(lambda: whole(out)) as folder:
@@ -264,7 +264,7 @@ def vision(
         return
     assert train and tokens and tokenizer
     recipe = settings.scratch
-    long_work(recipe.threads)
+    begin_long_work(recipe.threads)
     documents, inputs = _captions(whole_preset, "train", tokens, train)
     with private(state, settings=recipe, inputs=inputs), whole(out) as folder:
         train_vision(documents, read_tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
@@ -288,7 +288,7 @@ def reference(
 
     whole_preset = read_preset(preset)
     settings = whole_preset.reference
-    long_work(settings.training.threads)
+    begin_long_work(settings.training.threads)
     words = read_tokenizer(tokenizer)
     documents, inputs = _captions(whole_preset, "train", tokens / "train")
     heldout, _ = _captions(whole_preset, "val", tokens / "val")
@@ -353,7 +353,7 @@ def pretrain(
     from prior.tokens import shard_files
 
     settings = read_preset(preset)
-    long_work(settings.pretrain.threads)
+    begin_long_work(settings.pretrain.threads)
     documents, inputs = _captions(settings, "train", tokens / "train", corpus / "train")
     heldout, prints = _captions(settings, "val", tokens / "val", corpus / "val", settings.evaluation.loss_captions)
     inputs["heldout"] = prints["corpus"]
@@ -401,7 +401,7 @@ def tune(
 
     settings = read_preset(preset)
     assert settings.tune is not None
-    long_work(settings.tune.training.threads)
+    begin_long_work(settings.tune.training.threads)
     words = read_tokenizer(tokenizer)
     asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     inputs = {"tokenizer": tokenizer_fingerprint(words), "questions": files.fingerprint(questions)}

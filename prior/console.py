@@ -56,7 +56,7 @@ def run(application: typer.Typer) -> None:
 
 
 def read_preset(name: str) -> Preset:
-    """A preset whose objectives exist."""
+    """A preset, once it is certain that its objectives exist with these parameters."""
     from prior.weighting import check_objective
 
     preset = load_preset(name)
@@ -66,22 +66,23 @@ def read_preset(name: str) -> Preset:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer that this pipeline wrote; the imports that it takes are for commands that need one."""
+    """A tokenizer that this pipeline wrote."""
+    # Here, so that commands without a tokenizer start without torch.
     from prior.backbones import load_tokenizer
 
     return load_tokenizer(folder)
 
 
 def use_threads(count: int) -> None:
-    """A fixed number of threads per job: results are the same bit for bit whatever else the machine does."""
+    """Fix the number of threads of this job: results are the same bit for bit whatever else the machine does."""
     import torch
 
     torch.set_num_threads(count)
     torch.set_num_interop_threads(1)
 
 
-def long_work(threads: int) -> None:
-    """Long work takes a fixed number of threads and heeds signals and time limits."""
+def begin_long_work(threads: int) -> None:
+    """Fix the number of threads, and heed signals and time limits from here on."""
     use_threads(threads)
     stopping.listen()
 

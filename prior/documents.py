@@ -300,7 +300,7 @@ def nested_subset(documents: Documents, tokens: int, seed: int) -> np.ndarray:
     CorpusTooSmall
         If they hold fewer tokens.
     """
-    order = np.argsort([uniform(f"{seed}:{name}") for name in documents.ids], kind="stable")
+    order = np.argsort(np.fromiter((uniform(f"{seed}:{name}") for name in documents.ids), float), kind="stable")
     reached = np.cumsum(documents.targets.lengths[order])
     if (total := int(documents.targets.lengths.sum())) < tokens:
         raise CorpusTooSmall(f"{tokens} caption tokens are asked for, but the corpus holds {total}")

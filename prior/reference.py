@@ -34,7 +34,7 @@ def folds(ids: Sequence[str], k: int, seed: int) -> np.ndarray:
     """The fold of each caption, 0 … k−1, by the SHA-256 of its id; all zero without folds."""
     if k == 0:
         return np.zeros(len(ids), dtype=np.int64)
-    return np.array([int(k * uniform(f"fold {seed}:{name}")) for name in ids], np.int64)
+    return np.fromiter((int(k * uniform(f"fold {seed}:{name}")) for name in ids), np.int64, len(ids))
 
 
 def train_reference(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.plan.assumptions import read_assumptions
+from cluster.plan.assumptions import Assumptions, read_assumptions
 from prior.console import PresetName, read_preset, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -21,8 +21,8 @@ def plan(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Another value for one of the assumptions at the end of the page, such as utilisation=0.5 or "
-            "picture=512x384; may be given several times.",
+            help="Another value for an assumption, such as utilisation=0.5 or picture=512x384; may be given several "
+            f"times. There are {', '.join(Assumptions.model_fields)}; the page ends with what they are.",
         ),
     ] = None,
 ) -> None:

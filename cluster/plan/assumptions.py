@@ -74,7 +74,7 @@ class Assumptions(Settings):
 
 
 def read_assumptions(given: Iterable[str]) -> Assumptions:
-    """Assumptions with other values for some, each written ``key=value``; of two for one key the later holds.
+    """Assumptions with other values for some, each written ``key=value``; of a key given twice the later value counts.
 
     Raises
     ------

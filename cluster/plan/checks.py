@@ -10,7 +10,7 @@ from prior.config import parse_tokens
 
 
 def warnings(work: Work, tasks: Sequence[Task]) -> list[str]:
-    """One line for each, with its remedy; `tasks` are all jobs of the preset."""
+    """One line for each mistake: what it is, and the remedy. `tasks` are all jobs of the preset."""
     found = []
     for cell in work.cells:
         asked = work.preset.kept_steps(cell.objective, cell.scale)
@@ -29,9 +29,12 @@ def warnings(work: Work, tasks: Sequence[Task]) -> list[str]:
     if parse_tokens(most) > have:
         found.append(
             f"scales: {most} caption tokens are asked for, but {work.captions:,} captions of "
-            f"{work.given.caption_tokens:g} have {have:,.0f}; lower the scale, or say better how long captions are"
+            f"{work.given.caption_tokens:g} have {have:,.0f}; lower the scale, or give --assume caption_tokens=…"
         )
     for name, task in largest(tasks).items():
         if task.gpus and task.peak > work.given.gpu_memory_gb * 1e9:
-            found.append(f"{name}: needs {task.peak / 1e9:.0f} GB of a GPU that has {work.given.gpu_memory_gb:g}")
+            found.append(
+                f"{name}: needs {task.peak / 1e9:.0f} GB of a GPU that has {work.given.gpu_memory_gb:g}; "
+                "lower row_tokens, or share it out by jobs: gpus and fsdp, or gradient_checkpointing"
+            )
     return list(dict.fromkeys(found))

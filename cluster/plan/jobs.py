@@ -62,7 +62,7 @@ class Task:
         return self.count * self.gpus * self.hours
 
 
-def jobs_of(work: Work) -> list[Task]:
+def tasks_of(work: Work) -> list[Task]:
     """All jobs; each comes after those that it waits for."""
     return [*_data(work), *_backbones(work), *_scores(work), *_trainings(work), *_results(work)]
 

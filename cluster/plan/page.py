@@ -8,7 +8,7 @@ from textwrap import fill
 
 from cluster.plan.checks import warnings
 from cluster.plan.disk import disk
-from cluster.plan.jobs import Task, jobs_of, largest, longest_chain
+from cluster.plan.jobs import Task, largest, longest_chain, tasks_of
 from cluster.plan.work import Cell, Work
 from prior.config import ScenesCorpus
 
@@ -28,7 +28,7 @@ def page(work: Work) -> str:
 
 
 def _sections(work: Work) -> Iterator[str]:
-    preset, tasks, files = work.preset, jobs_of(work), disk(work)
+    preset, tasks, files = work.preset, tasks_of(work), disk(work)
     hours, way = longest_chain(tasks)
     jobs = sum(task.count for task in tasks)
     gpu_hours = sum(task.gpu_hours for task in tasks)

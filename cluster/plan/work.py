@@ -25,7 +25,7 @@ from prior.config.patterns import expand
 from prior.errors import UserError
 from prior.hub import is_local
 from prior.models.hlvlm import patch_count
-from prior.models.ulvlm import grid, positions
+from prior.models.ulvlm import patch_grid, picture_positions
 
 # Rows of VLMEvalKit's files.
 OFFICIAL_ROWS = {"MME": 2374, "POPE": 5127, "MMBench_DEV_EN": 4329, "MMStar": 1500, "SEEDBench_IMG": 14232}
@@ -145,8 +145,8 @@ class Work:
         assert settings is not None
         corpus = self.preset.corpus
         size = (corpus.image_size,) * 2 if isinstance(corpus, ScenesCorpus) else self.given.picture
-        rows, columns = grid(*size, settings.patch_size, settings.max_side)
-        return replace(document, picture=positions(rows, columns), patches=rows * columns)
+        rows, columns = patch_grid(*size, settings.patch_size, settings.max_side)
+        return replace(document, picture=picture_positions(rows, columns), patches=rows * columns)
 
     @cached_property
     def cells(self) -> list[Cell]:

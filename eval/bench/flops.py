@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prior.models.hlvlm import patch_count
+
 # A matrix product costs two operations for each pair of factors; with the gradients of both of them it costs three
 # times as much, with the gradient of one of them twice.
 FORWARD, ONE_GRADIENT, BOTH_GRADIENTS = 2, 4, 6
@@ -36,7 +38,7 @@ def training_step(config: Any, tokens: int, pairs: int, labels: int, pictures: i
     attention = 2 * text.hidden_size * pairs
     language = BOTH_GRADIENTS * text.num_hidden_layers * (layer * tokens + attention)
     head = BOTH_GRADIENTS * text.hidden_size * text.vocab_size * labels
-    patches = (vision.image_size // vision.patch_size) ** 2
+    patches = patch_count(vision)
     # Nothing before the projector learns, so its input needs no gradient.
     projector = patches * text.hidden_size * (ONE_GRADIENT * vision.hidden_size + BOTH_GRADIENTS * text.hidden_size)
     return int(

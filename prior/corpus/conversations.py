@@ -100,7 +100,7 @@ def _conversation(entry: Any, images: Path) -> Conversation | str:
     return Conversation(id=identity, image=image, turns=turns)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture, from its header.
 
     Raises

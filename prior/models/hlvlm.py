@@ -51,7 +51,7 @@ def patch_count(tower: CLIPVisionConfig) -> int:
 def llava_config(
     settings: config.HLVLM, text: PreTrainedConfig, tower: CLIPVisionConfig, **token_ids: Any
 ) -> LlavaConfig:
-    """The configuration of an LLM and a vision tower that are joined; its size does not depend on `token_ids`."""
+    """The configuration of an LLM joined to a vision tower; without `token_ids` where only sizes are asked for."""
     return LlavaConfig(
         text_config=text,
         vision_config=tower,

@@ -129,13 +129,13 @@ def patched_size(width: int, height: int, patch_size: int, max_side: int) -> tup
     return (scaled_long, scaled_short) if width >= height else (scaled_short, scaled_long)
 
 
-def grid(width: int, height: int, patch_size: int, max_side: int) -> tuple[int, int]:
+def patch_grid(width: int, height: int, patch_size: int, max_side: int) -> tuple[int, int]:
     """Rows and columns of the patches that a picture is cut into."""
     columns, rows = (side // patch_size for side in patched_size(width, height, patch_size, max_side))
     return rows, columns
 
 
-def positions(rows: int, columns: int) -> int:
+def picture_positions(rows: int, columns: int) -> int:
     """Tokens that stand for a picture: its patches, a separator between rows, a mark at each end."""
     return rows * columns + rows + 1
 
@@ -152,13 +152,13 @@ def patches(image: Image, patch_size: int, max_side: int) -> tuple[np.ndarray, i
     if image.size != size:
         image = image.resize(size)
     pixels = (np.asarray(image.convert("RGB"), dtype=np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    rows, columns = size[1] // patch_size, size[0] // patch_size
+    rows, columns = patch_grid(*image.size, patch_size, max_side)
     cut = pixels.reshape(rows, patch_size, columns, patch_size, 3).transpose(0, 2, 4, 1, 3)
     return np.ascontiguousarray(cut).reshape(rows * columns, -1), rows, columns
 
 
 def ulvlm_config(settings: config.ULVLM, text: PreTrainedConfig, **token_ids: Any) -> ULVLMConfig:
-    """The configuration of an LLM that reads patches; its size does not depend on `token_ids`."""
+    """The configuration of an LLM that reads patches; without `token_ids` where only sizes are asked for."""
     return ULVLMConfig(
         text_config=text,
         patch_size=settings.patch_size,
@@ -229,7 +229,7 @@ class ULVLM:
         return pictures
 
     def prefix_length(self, size: tuple[int, int]) -> int:
-        return positions(*grid(*size, self.model.config.patch_size, self.model.config.max_side))
+        return picture_positions(*patch_grid(*size, self.model.config.patch_size, self.model.config.max_side))
 
     def collate(self, pictures: list[Picture]) -> torch.Tensor:
         return torch.cat([picture.features for picture in pictures])

@@ -103,7 +103,7 @@ def job(lvlm: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for folder in ("runs", "benchmarks", "out", "state"):
         arguments += [f"--{folder}", str(tmp_path / folder)]
     reply = eval.predict.reply
-    monkeypatch.setattr(eval.cli, "long_work", torch.set_num_threads)
+    monkeypatch.setattr(eval.cli, "begin_long_work", torch.set_num_threads)
 
     def run(die_after: int = 99) -> int:
         asked = 0

@@ -160,7 +160,7 @@ def test_a_model_is_tuned_on_conversations(
     arch: str, lvlm: Any, tokenizer: Any, records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From LLaVA's JSON to a checkpoint; a conversation without a picture is left out."""
-    monkeypatch.setattr(cli, "long_work", torch.set_num_threads)
+    monkeypatch.setattr(cli, "begin_long_work", torch.set_num_threads)
     said = [
         ("0", ["<image>\na red", "circle", "on the", "left of"]),
         ("1", ["photo\n<image>", "by"]),

@@ -16,14 +16,14 @@ import psutil
 import pytest
 
 from prior import stopping
-from tests.prior import slurm
-from tests.prior.slurm import OUT, RUNNING, UNKNOWN
+from tests.prior import fake_slurm
+from tests.prior.fake_slurm import OUT, RUNNING, UNKNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 # Slower machines than the usual one must get by with it.
 PATIENCE = 30.0
 
-unasked, scontrol = slurm.unasked, slurm.scontrol
+unasked, scontrol = fake_slurm.unasked, fake_slurm.scontrol
 
 
 def soon(what: Callable[[], Any], patience: float = PATIENCE) -> None:

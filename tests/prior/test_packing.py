@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prior.documents import Documents, Ragged, nested_subset, tokenize_captions, tokenize_exchanges
+from prior.hashing import uniform
 from prior.models.attention import document_layout, pack, packed_attention, unpack
 from prior.packing import Packer, blind_inputs, model_inputs, plan_rows
 from prior.scores import token_logprobs
@@ -134,6 +135,11 @@ def test_scales_are_nested_and_just_large_enough(seed: int, lengths: list[int]) 
     fewer = Documents(documents.ids[1::2], Ragged.of([[0] * size for size in sizes[1::2]], np.int32))
     kept = nested_subset(fewer, int(sizes[1::2].sum()), seed)
     assert [fewer.ids[index] for index in kept] == names
+
+
+def test_captions_are_dealt_out_by_the_beginning_of_a_sha256() -> None:
+    """As `printf '0:c1' | sha256sum` says; another number would deal out every corpus anew."""
+    assert uniform("0:c1") == 0xCABF4DD4BC3F / 2**48
 
 
 def test_tokens_of_relevant_words_are_relevant(tokenizer: Any, records: Any) -> None:

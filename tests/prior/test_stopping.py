@@ -20,12 +20,12 @@ from prior.documents import tokenize_captions
 from prior.errors import UserError
 from prior.files import fingerprint
 from prior.state import read_lines
-from tests.prior import slurm, test_runs
-from tests.prior.slurm import OUT, RUNNING, start_anew
+from tests.prior import fake_slurm, test_runs
+from tests.prior.fake_slurm import OUT, RUNNING, start_anew
 from tests.prior.test_runs import Pretrain, same
 
 pretrain = test_runs.pretrain
-unasked, scontrol = slurm.unasked, slurm.scontrol
+unasked, scontrol = fake_slurm.unasked, fake_slurm.scontrol
 
 
 @contextmanager

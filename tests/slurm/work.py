@@ -90,7 +90,9 @@ class Work:
         return dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", text))
 
     def of_job(self, field: str, job: str | None = None) -> str:
-        return self.shown(job)[field]
+        found = self.shown(job)
+        assert field in found, found
+        return found[field]
 
     def restarted(self, times: int, *changes: str) -> None:
         """Wait until SLURM has started the job again, with changes; it would let two minutes pass, were it not told."""

@@ -1,4 +1,4 @@
-"""What stands for SLURM in tests of single processes, and the state in which such tests begin."""
+"""What tests of single processes need: a stand-in for `scontrol`, and a process that nobody has asked to stop."""
 
 from __future__ import annotations
 
