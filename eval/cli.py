@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from prior.config import FolderCorpus, ScenesCorpus, digest, shard_names
-from prior.console import Folder, PresetName, Runs, RunsFolder, State, begin_long_work, read_preset, read_tokenizer
+from prior.console import Folder, PresetName, Runs, RunsFolder, State, begin_long_work, checked_preset
 from prior.errors import UserError
 from prior.files import whole, write_text
 
@@ -31,7 +31,7 @@ def benchmark(
     from eval.benchmarks import check_benchmarks, make, write_tsv
     from prior.corpus.store import read_corpus
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     check_benchmarks(settings)
     if name not in settings.benchmarks:
         raise UserError(f"benchmarks: preset '{settings.name}' has no entry '{name}'; add it there")
@@ -46,7 +46,7 @@ def chair(
     from eval.benchmarks import chair, check_benchmarks, write_tsv
     from prior.corpus.store import read_corpus
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     check_benchmarks(settings)
     if "CHAIR" not in settings.benchmarks:
         raise UserError(f"benchmarks: preset '{settings.name}' has no entry 'CHAIR'; add it there")
@@ -72,7 +72,7 @@ def official(name: str, preset: PresetName, table: Folder, out: Folder) -> None:
     """Fetch a benchmark that VLMEvalKit names: from its address, or from the preset's `benchmarks_dir`."""
     from eval.official import fetch
 
-    folder = read_preset(preset).benchmarks_dir
+    folder = checked_preset(preset).benchmarks_dir
     fetch(name, table, out, Path(folder) if folder else None)
 
 
@@ -102,7 +102,7 @@ def predict(
     from eval.tsv import write_predictions
     from prior.files import fingerprint
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     evaluation = settings.evaluation
     asked: dict[str, Questions] = {}
     keys: dict[str, str] = {}
@@ -164,7 +164,7 @@ def sources(preset: PresetName, benchmarks: Folder, out: Table) -> None:
     from eval.sources import sources as describe
 
     with whole(out) as temporary:
-        describe(read_preset(preset), benchmarks).to_csv(temporary, index=False)
+        describe(checked_preset(preset), benchmarks).to_csv(temporary, index=False)
 
 
 @app.command()
@@ -178,7 +178,7 @@ def collect(
     """Gather every measured number into metrics.csv and items.parquet."""
     from eval.collect import collect as gather
 
-    table, answers = gather(results, read_preset(preset), measure or [])
+    table, answers = gather(results, checked_preset(preset), measure or [])
     with whole(metrics) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     with whole(items) as temporary:
@@ -191,7 +191,7 @@ def fit(preset: PresetName, metrics: Table, out: Table) -> None:
     from eval.results import read_metrics
     from eval.scaling import write_fits
 
-    write_fits(read_metrics(metrics), read_preset(preset).statistics, out)
+    write_fits(read_metrics(metrics), checked_preset(preset).statistics, out)
 
 
 @app.command()
@@ -206,12 +206,13 @@ def words(
 ) -> None:
     """Gather the scored tokens of training captions, and the words that they make up."""
     from eval.words import token_scores, word_scores
+    from prior.backbones import load_tokenizer
     from prior.corpus.store import read_corpus
     from prior.documents import Ragged
     from prior.tokens import read_ragged, read_table, shard_files
 
-    names = shard_names(read_preset(preset).corpus, "train")
-    records, speller = read_corpus(train, names), read_tokenizer(tokenizer)
+    names = shard_names(checked_preset(preset).corpus, "train")
+    records, speller = read_corpus(train, names), load_tokenizer(tokenizer)
     records = records.select(range(min(captions, len(records))))
     logprob = Ragged.join(read_ragged(read_table(path)["logprob"]) for path in shard_files(scores, names))
     for path, gather in ((out, word_scores), (tokens, token_scores)):
@@ -236,7 +237,7 @@ def tables(
     from eval.tables import write_tables
 
     laws = json.loads(fits.read_text(encoding="utf-8"))
-    settings = read_preset(preset).statistics
+    settings = checked_preset(preset).statistics
     write_tables(
         read_metrics(metrics),
         read_items(items),
@@ -259,7 +260,7 @@ def figures(
     from eval.results import read_items, read_metrics, read_paper
 
     laws = json.loads(fits.read_text(encoding="utf-8"))
-    settings = read_preset(preset).statistics
+    settings = checked_preset(preset).statistics
     write_figures(
         read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(tokens)
     )
@@ -271,7 +272,7 @@ def report(preset: PresetName, results: Table, paper: Table, out: Table, provena
     from eval.report import About, write_report
     from eval.results import read_items, read_metrics, read_paper
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     names = [f"runs/{run}/{stage}" for run in settings.runs() for stage in settings.stages]
     runs = {name: yaml.safe_load((results / name / "run.yaml").read_text(encoding="utf-8")) for name in names}
     write_text(provenance, yaml.safe_dump(runs, sort_keys=False))

@@ -28,9 +28,8 @@ from prior.console import (
     RunsFolder,
     State,
     begin_long_work,
+    checked_preset,
     progress,
-    read_preset,
-    read_tokenizer,
     run,
     use_threads,
 )
@@ -60,7 +59,7 @@ def corpus(
     """Write one shard of a split of the corpus."""
     from prior.corpus import splits, store
 
-    settings = read_preset(preset).corpus
+    settings = checked_preset(preset).corpus
     if split == "text_only":
         assert not isinstance(settings, WebDatasetCorpus)
         texts, total = splits.texts(settings)
@@ -73,10 +72,11 @@ def corpus(
 @app.command()
 def tokens(train: Folder, tokenizer: Folder, out: Folder) -> None:
     """Tokenise the captions of one shard."""
+    from prior.backbones import load_tokenizer
     from prior.corpus.store import fingerprint, read_corpus
     from prior.tokens import write_tokens
 
-    write_tokens(out, read_corpus(train), read_tokenizer(tokenizer), fingerprint(train))
+    write_tokens(out, read_corpus(train), load_tokenizer(tokenizer), fingerprint(train))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def count(preset: PresetName, tokens: Folder, out: Folder) -> None:
     from prior.files import write_json
     from prior.tokens import read_tokens, shard_files
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     largest = settings.scales[-1]
     documents = read_tokens(shard_files(tokens, shard_names(settings.corpus, "train")))
     if len(set(documents.ids)) < len(documents):
@@ -122,7 +122,7 @@ def questions(preset: PresetName, out: Folder) -> None:
     from prior.corpus.questions import exchange, tuning_questions
     from prior.files import whole
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     assert settings.tune is not None
     if told := settings.tune.conversations:
         from prior.corpus.conversations import picture_size, read_conversations
@@ -167,7 +167,7 @@ def tokenizer(
     from prior.corpus.store import read_corpus
     from prior.files import whole
 
-    whole_preset = read_preset(preset)
+    whole_preset = checked_preset(preset)
     settings = whole_preset.tokenizer
     if isinstance(settings, str):
         result = hub_tokenizer(str(hub or settings))
@@ -192,12 +192,12 @@ def llm(
     """Pre-train a small base LLM on the text-only split, or prepare one that was fetched."""
     import numpy as np
 
-    from prior.backbones import check_config, hub_llm, new_llm
+    from prior.backbones import check_config, hub_llm, load_tokenizer, new_llm
     from prior.files import whole
 
-    whole_preset = read_preset(preset)
+    whole_preset = checked_preset(preset)
     settings = whole_preset.backbones.llm
-    words = read_tokenizer(tokenizer)
+    words = load_tokenizer(tokenizer)
     if not isinstance(settings, LLM):
         # New embeddings are drawn from the old ones' covariance, whose last bits depend on the number of threads.
         use_threads(1)
@@ -249,11 +249,11 @@ def vision(
     tokenizer: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Train a small CLIP on the pictures and keep its vision tower, or prepare one that was fetched."""
-    from prior.backbones import check_config, hub_vision, train_vision
+    from prior.backbones import check_config, hub_vision, load_tokenizer, train_vision
     from prior.files import whole
     from prior.state import private
 
-    whole_preset = read_preset(preset)
+    whole_preset = checked_preset(preset)
     settings = whole_preset.backbones.vision
     if not isinstance(settings, Vision):
         with whole(out) as folder:
@@ -267,7 +267,7 @@ def vision(
     begin_long_work(recipe.threads)
     documents, inputs = _captions(whole_preset, "train", tokens, train)
     with private(state, settings=recipe, inputs=inputs), whole(out) as folder:
-        train_vision(documents, read_tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
+        train_vision(documents, load_tokenizer(tokenizer), recipe, folder, state, whole_preset.jobs.vision.loaders)
 
 
 @app.command()
@@ -282,14 +282,15 @@ def reference(
 ) -> None:
     """Train the text-only reference LLM on the captions without the pictures."""
     from prior import files
+    from prior.backbones import load_tokenizer
     from prior.corpus.store import fingerprint, read_corpus
     from prior.documents import tokenize_texts
     from prior.reference import train_reference
 
-    whole_preset = read_preset(preset)
+    whole_preset = checked_preset(preset)
     settings = whole_preset.reference
     begin_long_work(settings.training.threads)
-    words = read_tokenizer(tokenizer)
+    words = load_tokenizer(tokenizer)
     documents, inputs = _captions(whole_preset, "train", tokens / "train")
     heldout, _ = _captions(whole_preset, "val", tokens / "val")
     if processes.first():
@@ -313,11 +314,12 @@ def score(preset: PresetName, tokens: Folder, tokenizer: Folder, reference: Fold
     """Store log p_r of every caption token of one shard."""
     from tqdm import tqdm
 
+    from prior.backbones import load_tokenizer
     from prior.reference import score as score_captions
     from prior.scores import write_scores
     from prior.tokens import metadata, read_tokens
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     use_threads(settings.reference.training.threads)
     documents = read_tokens([tokens])
     with tqdm(unit="row", desc="scoring") as bar:
@@ -326,7 +328,7 @@ def score(preset: PresetName, tokens: Folder, tokenizer: Folder, reference: Fold
             bar.total = total
             bar.update(done - bar.n)
 
-        logprob = score_captions(reference, read_tokenizer(tokenizer), documents, settings.reference, scored)
+        logprob = score_captions(reference, load_tokenizer(tokenizer), documents, settings.reference, scored)
     write_scores(out, documents, logprob, metadata(tokens))
 
 
@@ -348,11 +350,12 @@ def pretrain(
 
     from prior import files
     from prior import runs as training
+    from prior.backbones import load_tokenizer
     from prior.scores import align
     from prior.state import clear
     from prior.tokens import shard_files
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     begin_long_work(settings.pretrain.threads)
     documents, inputs = _captions(settings, "train", tokens / "train", corpus / "train")
     heldout, prints = _captions(settings, "val", tokens / "val", corpus / "val", settings.evaluation.loss_captions)
@@ -368,7 +371,7 @@ def pretrain(
     for name in run:
         try:
             training.pretrain(
-                parse_run(name), settings, read_tokenizer(tokenizer), llm, vision, documents, heldout,
+                parse_run(name), settings, load_tokenizer(tokenizer), llm, vision, documents, heldout,
                 runs / name / "pretrain", state / name / "pretrain", inputs, keep=len(run) > 1,
             )  # fmt: skip
         except CorpusTooSmall as error:
@@ -394,15 +397,16 @@ def tune(
 
     from prior import files
     from prior import runs as training
+    from prior.backbones import load_tokenizer
     from prior.corpus.store import fingerprint, read_corpus
     from prior.documents import tokenize_exchanges
     from prior.state import clear
     from prior.tokens import tokenizer_fingerprint
 
-    settings = read_preset(preset)
+    settings = checked_preset(preset)
     assert settings.tune is not None
     begin_long_work(settings.tune.training.threads)
-    words = read_tokenizer(tokenizer)
+    words = load_tokenizer(tokenizer)
     asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     inputs = {"tokenizer": tokenizer_fingerprint(words), "questions": files.fingerprint(questions)}
     if settings.tune.conversations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from prior.config import Preset
 from prior.errors import TryAgain, UserError
 from prior.files import NO_ROOM
 from prior.presets import load_preset
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 PresetName = Annotated[str, typer.Option("--preset", help="Name in workflow/presets, or the path of a YAML file.")]
 Folder = Annotated[Path, typer.Option()]
@@ -55,7 +52,7 @@ def run(application: typer.Typer) -> None:
         sys.exit(stopping.EXIT_CODE)
 
 
-def read_preset(name: str) -> Preset:
+def checked_preset(name: str) -> Preset:
     """A preset, once it is certain that its objectives exist with these parameters."""
     from prior.weighting import check_objective
 
@@ -63,14 +60,6 @@ def read_preset(name: str) -> Preset:
     for key, entry in preset.objectives.items():
         check_objective(key, entry.kind, entry.parameters())
     return preset
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer that this pipeline wrote."""
-    # Here, so that commands without a tokenizer start without torch.
-    from prior.backbones import load_tokenizer
-
-    return load_tokenizer(folder)
 
 
 def use_threads(count: int) -> None:

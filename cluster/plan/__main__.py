@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.plan.assumptions import Assumptions, read_assumptions
-from prior.console import PresetName, read_preset, run
+from prior.console import PresetName, checked_preset, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +31,7 @@ def plan(
     from cluster.plan.work import Work
     from prior.files import write_text
 
-    text = page(Work(read_preset(preset), read_assumptions(assume or [])))
+    text = page(Work(checked_preset(preset), read_assumptions(assume or [])))
     print(text, end="")
     if out:
         write_text(out, text)

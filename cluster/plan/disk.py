@@ -26,7 +26,7 @@ def disk(work: Work) -> list[tuple[str, float, str]]:
     on_the_way = max((size * work.models[cell.arch].parameters * len(cell.kept) for cell in work.cells), default=0)
     rows = sum(map(work.rows, preset.benchmarks))
     finals_asked = len(preset.runs()) * len(preset.evaluation.pictures)
-    answers = rows * (finals_asked + (work.checkpoints - len(preset.runs()) if work.on_the_way else 0))
+    answers = rows * (finals_asked + (work.checkpoints - len(preset.runs()) if preset.asked_on_the_way else 0))
     found = [
         ("corpus", pictures, f"{given.picture_kb:g} kB a picture"),
         ("tokens", 8 * tokens + 40 * work.captions, "8 bytes a token, 40 a caption"),

@@ -186,9 +186,9 @@ def _trainings(work: Work) -> Iterator[Task]:
             yield _predict(
                 work, "predict", cell, f"{stage} {cell.name}", names, pictures, preset.seeds // together, together
             )
-        if cell.kept and work.on_the_way:
+        if cell.kept and (names := preset.asked_on_the_way):
             count = preset.seeds * len(cell.kept)
-            yield _predict(work, "predict_step", cell, f"pretrain {cell.name}", work.on_the_way, (True,), count, 1)
+            yield _predict(work, "predict_step", cell, f"pretrain {cell.name}", names, (True,), count, 1)
 
 
 def _pretrain(work: Work, cell: Cell, together: int) -> Task:
@@ -273,7 +273,7 @@ def _results(work: Work) -> Iterator[Task]:
     captioned = [name for name, entry in preset.benchmarks.items() if entry.answer == "caption"]
     others = len(preset.benchmarks) - len(captioned)
     answered = [f"predict {cell.name}" for cell in work.cells] if preset.benchmarks else []
-    answered += [f"predict_step {cell.name}" for cell in work.cells if cell.kept and work.on_the_way]
+    answered += [f"predict_step {cell.name}" for cell in work.cells if cell.kept and preset.asked_on_the_way]
     before = [f"pretrain {cell.name}" for cell in work.cells]
     if others:
         yield _small(work, "score", "score", others * (1 if preset.seeds_together else len(preset.runs())), *answered)

@@ -172,12 +172,6 @@ class Work:
         """Benchmarks that are fetched."""
         return [name for name in self.preset.benchmarks if is_official(name, self.preset)]
 
-    @property
-    def on_the_way(self) -> list[str]:
-        """Benchmarks that checkpoints which are kept on the way answer, too, with pictures alone."""
-        benchmarks = self.preset.benchmarks.items()
-        return [name for name, entry in benchmarks if entry.answer != "caption" and not self.preset.tune]
-
     def rows(self, benchmark: str) -> int:
         """Questions of a benchmark."""
         if is_official(benchmark, self.preset) and benchmark in OFFICIAL_ROWS:

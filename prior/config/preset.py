@@ -259,6 +259,14 @@ class Preset(Settings):
         return self.stages[-1]
 
     @property
+    def asked_on_the_way(self) -> list[str]:
+        """Benchmarks that checkpoints which are kept on the way answer, too: those without tuning, but captions."""
+        if self.trajectory is None:
+            return []
+        names = [name for name, entry in self.benchmarks.items() if entry.answer != "caption"]
+        return [name for name in names if self.asked_stage(name) == "pretrain"]
+
+    @property
     def trainings(self) -> dict[str, list[Training]]:
         """How each kind of job trains that may have several processes (see `prior.config.jobs`)."""
         llm = self.backbones.llm

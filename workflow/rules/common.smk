@@ -318,8 +318,7 @@ def predictions(benchmark):
 
 def asked_on_the_way(batch):
     """Those benchmarks of a batch that checkpoints which are kept on the way answer, too."""
-    names = [name for name in batch if preset.asked_stage(name) == "pretrain" and name not in CAPTIONED]
-    return names if preset.trajectory else []
+    return [name for name in batch if name in preset.asked_on_the_way]
 
 
 def step_predictions(benchmark):
