@@ -187,8 +187,8 @@ def _trainings(work: Work) -> Iterator[Task]:
                 work, "predict", cell, f"{stage} {cell.name}", names, pictures, preset.seeds // together, together
             )
         if cell.kept and (names := preset.asked_on_the_way):
-            count = preset.seeds * len(cell.kept)
-            yield _predict(work, "predict_step", cell, f"pretrain {cell.name}", names, (True,), count, 1)
+            count = preset.seeds // together * len(cell.kept)
+            yield _predict(work, "predict_step", cell, f"pretrain {cell.name}", names, (True,), count, together)
 
 
 def _pretrain(work: Work, cell: Cell, together: int) -> Task:

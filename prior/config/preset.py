@@ -43,10 +43,14 @@ class Objective(Settings):
 
 
 class Trajectory(Settings):
-    """Checkpoints that are kept on the way and answer the benchmarks, too: those of the largest scale."""
+    """Checkpoints that are kept on the way at the largest scale, of some `objectives` or of all.
+
+    They answer the benchmarks that are asked before tuning, free captions excepted.
+    """
 
     every: Positive
     until: Positive
+    objectives: list[Name] | None = None
 
     def steps(self) -> range:
         return range(self.every, self.until + 1, self.every)
@@ -80,6 +84,8 @@ class Benchmark(Settings):
         Of those made here: how many questions (MMBench: before rotation, CHAIR: pictures), and which.
     answer
         ``generate`` a reply; choose an option by ``likelihood``; or ``caption`` the picture, before any tuning.
+    stage
+        ``pretrain`` asks before any tuning, which choosing by likelihood allows; left out, the last stage is asked.
     objects, synonyms
         CHAIR on a folder of pictures: COCO's instances JSON and its table of object names, both in that folder.
     """
@@ -88,6 +94,7 @@ class Benchmark(Settings):
     items: Positive = 200
     seed: Count = 0
     answer: Literal["generate", "likelihood", "caption"] = "generate"
+    stage: Literal["pretrain"] | None = None
     objects: str | None = None
     synonyms: str | None = None
 
@@ -222,8 +229,21 @@ class Preset(Settings):
             raise ValueError(
                 "tune: questions are made for `corpus.kind: scenes` only; write `tune: null`, or name conversations"
             )
-        if self.tune is not None and self.trajectory is not None:
-            raise ValueError("trajectory: checkpoints on the way are not tuned and cannot answer; write `tune: null`")
+        for name, entry in self.benchmarks.items():
+            if self.tune is not None and entry.stage == "pretrain" and entry.answer == "generate":
+                raise ValueError(
+                    f"benchmarks.{name}.stage: before tuning no model answers; write `answer: likelihood`, or leave "
+                    "`stage` out"
+                )
+        if self.trajectory is not None:
+            if self.tune is not None and not self.asked_on_the_way:
+                raise ValueError(
+                    "trajectory: checkpoints on the way are not tuned and cannot answer; write `stage: pretrain` at a "
+                    "benchmark whose options are ranked by likelihood, or `tune: null`"
+                )
+            for name in self.trajectory.objectives or []:
+                if name not in self.objectives:
+                    raise ValueError(f"trajectory.objectives: there is no objective '{name}'; name one of the preset's")
         return self
 
     def runs(self) -> list[str]:
@@ -239,6 +259,8 @@ class Preset(Settings):
     def kept_steps(self, objective: str, scale: str) -> list[int]:
         """After which steps of a pre-training a checkpoint is kept and asked, beside the last one."""
         if self.trajectory is None or scale != self.scales[-1]:
+            return []
+        if objective not in (self.trajectory.objectives or self.objectives):
             return []
         last = self.objectives[objective].steps
         return [step for step in self.trajectory.steps() if last is None or step < last]
@@ -296,7 +318,8 @@ class Preset(Settings):
 
     def asked_stage(self, benchmark: str) -> str:
         """The stage whose checkpoints answer a benchmark: tuning teaches to answer, and to caption no more."""
-        return "pretrain" if self.benchmarks[benchmark].answer == "caption" else self.final_stage
+        entry = self.benchmarks[benchmark]
+        return "pretrain" if entry.answer == "caption" or entry.stage == "pretrain" else self.final_stage
 
 
 class Run(NamedTuple):

@@ -5,6 +5,8 @@ rule tokenizer:
         directory(R / "tokenizer"),
     log:
         R / "logs/backbones/tokenizer.log",
+    benchmark:
+        R / "timings/backbones/tokenizer.tsv",
     resources:
         **asks("small"),
     params:
@@ -22,6 +24,8 @@ rule llm:
         directory(R / "backbones/llm"),
     log:
         R / "logs/backbones/llm.log",
+    benchmark:
+        R / "timings/backbones/llm.tsv",
     threads: preset.cores("llm")
     resources:
         **asks("llm"),
@@ -41,6 +45,8 @@ rule vision:
         directory(R / "backbones/vision"),
     log:
         R / "logs/backbones/vision.log",
+    benchmark:
+        R / "timings/backbones/vision.tsv",
     threads: preset.cores("vision")
     resources:
         **asks("vision"),

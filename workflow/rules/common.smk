@@ -317,7 +317,7 @@ def predictions(benchmark):
 
 
 def asked_on_the_way(batch):
-    """Those benchmarks of a batch that checkpoints which are kept on the way answer, too."""
+    """Those benchmarks of a batch that checkpoints on the way answer, too."""
     return [name for name in batch if name in preset.asked_on_the_way]
 
 

@@ -41,6 +41,8 @@ rule corpus:
         directory(R / "corpus/{split}/{shard}"),
     log:
         R / "logs/corpus/{split}/{shard}.log",
+    benchmark:
+        R / "timings/corpus/{split}/{shard}.tsv",
     wildcard_constraints:
         split="train|val|text_only",
         shard="[0-9]+",
@@ -64,6 +66,8 @@ rule tokens:
         R / "tokens/{split}/{shard}.arrow",
     log:
         R / "logs/tokens/{split}/{shard}.log",
+    benchmark:
+        R / "timings/tokens/{split}/{shard}.tsv",
     wildcard_constraints:
         split="train|val",
         shard="[0-9]+",

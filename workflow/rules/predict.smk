@@ -31,6 +31,8 @@ for number, batch in enumerate(BATCHES):
             [each_seed(path) for name in batch for path in predictions(name)],
         log:
             R / f"logs/predict/{CELL}.{number}.log",
+        benchmark:
+            R / f"timings/predict/{CELL}.{number}.tsv",
         threads: preset.cores("predict")
         resources:
             **asks("predict"),
@@ -51,21 +53,23 @@ for number, batch in enumerate(BATCHES):
             'python -m eval predict --preset "$PRESET" {params.runs} --runs {params.folder} {params.benchmark} '
             "--benchmarks {params.benchmarks} --out {params.out} --state {params.state} > {log} 2>&1"
 
-    # Checkpoints on the way are many: each is a job, asked with pictures alone.
+    # Checkpoints on the way are many: those of a step are a job, asked with pictures alone.
     if asked_on_the_way(batch):
 
         rule:
             name:
                 f"predict_step_{number}" if number else "predict_step"
             input:
-                run=R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain",
+                runs=each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain"),
                 benchmarks=expand(
                     R / "benchmarks/{benchmark}.{ending}", benchmark=asked_on_the_way(batch), ending=["tsv", "jsonl"]
                 ),
             output:
-                [step_predictions(name) for name in asked_on_the_way(batch)],
+                [each_seed(step_predictions(name)) for name in asked_on_the_way(batch)],
             log:
-                R / f"logs/predict/{{arch}}/{{objective}}/{{scale}}/seed{{seed}}.step{{step}}.{number}.log",
+                R / f"logs/predict/{CELL}.step{{step}}.{number}.log",
+            benchmark:
+                R / f"timings/predict/{CELL}.step{{step}}.{number}.tsv",
             wildcard_constraints:
                 step="[0-9]+",
             threads: preset.cores("predict")
@@ -78,13 +82,13 @@ for number, batch in enumerate(BATCHES):
                         "evaluation": preset.evaluation.asking(),
                     }
                 ),
-                run="{arch}/{objective}/{scale}/seed{seed}",
+                runs=run_options,
                 benchmark=[f"--benchmark {name}" for name in asked_on_the_way(batch)],
                 benchmarks=R / "benchmarks",
                 folder=R / "runs",
                 out=R / "predictions",
                 state=R / ".state/predict",
             shell:
-                'python -m eval predict --preset "$PRESET" --run {params.run} --step {wildcards.step} '
+                'python -m eval predict --preset "$PRESET" {params.runs} --step {wildcards.step} '
                 "--runs {params.folder} {params.benchmark} --benchmarks {params.benchmarks} --out {params.out} "
                 "--state {params.state} > {log} 2>&1"

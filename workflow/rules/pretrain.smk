@@ -5,6 +5,8 @@ rule pretrain:
         [directory(path) for path in each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/pretrain")],
     log:
         R / f"logs/pretrain/{CELL}.log",
+    benchmark:
+        R / f"timings/pretrain/{CELL}.tsv",
     priority: largest_first
     threads: preset.cores("pretrain")
     resources:

@@ -7,6 +7,8 @@ rule reference:
         directory(R / "reference/base"),
     log:
         R / "logs/reference/base.log",
+    benchmark:
+        R / "timings/reference/base.tsv",
     threads: preset.cores("reference")
     resources:
         **asks("reference"),
@@ -29,6 +31,8 @@ rule scores:
         R / "scores/base/{shard}.arrow",
     log:
         R / "logs/scores/base/{shard}.log",
+    benchmark:
+        R / "timings/scores/base/{shard}.tsv",
     wildcard_constraints:
         shard="[0-9]+",
     threads: preset.cores("scores")

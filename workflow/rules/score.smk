@@ -9,6 +9,8 @@ rule score:
         item_rows=R / f"measures/{MEASURE}.parquet",
     log:
         R / f"logs/score/{MEASURE}.log",
+    benchmark:
+        R / f"timings/score/{MEASURE}.tsv",
     wildcard_constraints:
         benchmark=either(name for name in BENCHMARKS if name not in CAPTIONED),
     resources:
@@ -32,6 +34,8 @@ if not preset.seeds_together:
             item_rows=R / "measures/{benchmark}/baseline.parquet",
         log:
             R / "logs/score/{benchmark}/baseline.log",
+        benchmark:
+            R / "timings/score/{benchmark}/baseline.tsv",
         resources:
             **asks("small"),
         params:
@@ -56,6 +60,8 @@ rule score_captions:
         item_rows=R / "measures/{benchmark}.parquet",
     log:
         R / "logs/score/{benchmark}.log",
+    benchmark:
+        R / "timings/score/{benchmark}.tsv",
     wildcard_constraints:
         benchmark=either(CAPTIONED),
     resources:

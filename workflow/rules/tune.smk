@@ -8,6 +8,8 @@ rule tune:
         [directory(path) for path in each_seed(R / "runs/{arch}/{objective}/{scale}/seed{seed}/tuned")],
     log:
         R / f"logs/tune/{CELL}.log",
+    benchmark:
+        R / f"timings/tune/{CELL}.tsv",
     threads: preset.cores("tune")
     resources:
         **asks("tune"),
