@@ -142,6 +142,15 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
     return last[last.scale_tokens == last.scale_tokens.max()]
 
 
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the objectives that were trained on as many scales as NTP, and of the baselines: no ablations."""
+    models = table[(table.arch != BASELINE) & (table.scale_tokens > 0)]
+    scales = models.groupby(["arch", "objective"]).scale_tokens.nunique()
+    whole = [key for key, count in scales.items() if count >= scales.get((key[0], "ntp"), 0)]
+    arm = pd.MultiIndex.from_frame(table[["arch", "objective"]])
+    return table[arm.isin(whole) | (table.arch == BASELINE)]
+
+
 def select(table: pd.DataFrame, **where: object) -> pd.DataFrame:
     """Rows whose columns equal the given values."""
     for column, value in where.items():
@@ -208,6 +217,21 @@ def guessing(metrics: pd.DataFrame, benchmark: str) -> float:
 def averaged(columns: list[Score]) -> list[Score]:
     """The columns that enter the average: the paper's where there are any, else all."""
     return [score for score in columns if score.in_paper] or columns
+
+
+def averages(rows: pd.DataFrame, columns: list[Score]) -> dict[str, pd.Series]:
+    """Raw and chance-corrected averages by seed of one arm's rows; absent where one of the columns is."""
+    used = averaged(columns)
+    values = {score.label: by_seed(rows, benchmark=score.benchmark, metric=score.metric) for score in used}
+    if any(series.empty for series in values.values()):
+        return {}
+    raw = pd.DataFrame(values)
+    found = {"raw": raw.mean(axis=1)}
+    if all(np.isfinite(score.chance) and np.isfinite(score.best) for score in used):
+        chance = pd.Series({score.label: score.chance for score in used})
+        best = pd.Series({score.label: score.best for score in used})
+        found["corrected"] = ((raw - chance) / (best - chance)).mean(axis=1)
+    return found
 
 
 def _read_csv(path: str | Path) -> pd.DataFrame:

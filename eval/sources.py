@@ -8,9 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from eval.benchmarks import is_official, maker
-from eval.display import Display, number
 from eval.official import provenance
-from eval.results import guessing
 from prior.config import Preset
 
 COLUMNS = ["benchmark", "source", "answer", "rows", "md5", "official_md5"]
@@ -32,32 +30,3 @@ def sources(preset: Preset, folder: Path) -> pd.DataFrame:
             found["source"] = "generated"
         rows.append({"benchmark": name, "answer": entry.answer} | found)
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def sources_table(asked: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """`sources` beside what guessing gives: the column `chance`, percent of questions, NaN where nothing is guessed."""
-    return asked.assign(chance=[guessing(metrics, name) for name in asked.benchmark])
-
-
-def show(table: pd.DataFrame) -> list[Display]:
-    """The benchmarks by their names; a file that only goes by an official name is named as such."""
-    rows = []
-    for row in table.itertuples():
-        source = {"unofficial": "UNOFFICIAL file under an official name", "own": "a rule of this checkout"}
-        rows.append(
-            {
-                "": row.benchmark,
-                "where from": source.get(row.source, row.source),
-                "rows": f"{row.rows:,}",
-                "guessing, %": number(row.chance, 1),
-                "answered by": {"generate": "a reply", "likelihood": "the likeliest option"}.get(
-                    row.answer, "a caption"
-                ),
-                "md5": row.md5,
-            }
-        )
-    note = (
-        "Generated: asked about pictures of the generated world, in the manner of the benchmark of that name; these "
-        "scores cannot be compared with published ones. Official: the md5 is that of VLMEvalKit's own table."
-    )
-    return [Display("What was asked", pd.DataFrame(rows), note)] if rows else []

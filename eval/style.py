@@ -72,6 +72,13 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
+def message(text: str) -> Figure:
+    """A figure that says in words why there is nothing to draw."""
+    made = figure(6.6, 1.4)
+    made.text(0.5, 0.5, "\n".join(textwrap.wrap(text, 72)), ha="center", va="center", color=MUTED)
+    return made
+
+
 def title(made: Figure, text: str) -> None:
     """A title over all panels, broken into lines that fit the width."""
     made.suptitle("\n".join(textwrap.wrap(text, int(10 * made.get_figwidth()))))

@@ -10,8 +10,9 @@ import pandas as pd
 from eval import style
 from eval.chair import EQUAL
 from eval.display import MINUS, Display, name, spread, tokens, who
-from eval.results import arms, by_seed, check_metrics, final, largest, select
+from eval.results import arms, by_seed, final, select
 from eval.statistics import Interval, mean_interval, paired_difference
+from eval.study import Missing, Study
 from prior.config import Statistics
 
 if TYPE_CHECKING:
@@ -31,14 +32,21 @@ COLUMNS = {
 UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
-def hallucination_table(metrics: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+def table(study: Study) -> pd.DataFrame:
     """CHAIR's scores at the largest scale as written and at equal length (`eval.chair`), and POPE's beside them.
 
     Columns: arch, objective, picture, scale_tokens, benchmark, metric, value, low, high, seeds, unit, gain, gain_low,
     gain_high, where `gain` is the difference to NTP, paired by seed (negative: lower than NTP). A share of nothing,
-    such as CHAIR_i of captions that mention no object, is NaN. Without rows of CHAIR the table is empty.
+    such as CHAIR_i of captions that mention no object, is NaN.
+
+    Raises
+    ------
+    Missing
+        If no captions were asked for.
     """
-    last = largest(check_metrics(metrics))
+    last, settings = study.last, study.settings
+    if CHAIR not in set(last.benchmark):
+        raise Missing("this preset has no CHAIR, for which models caption held-out pictures")
     asked = [*product([CHAIR], [*METRICS, *(metric + EQUAL for metric in METRICS)]), (POPE, "f1"), (POPE, "yes_rate")]
     records: list[dict[str, Any]] = []
     shown = product(("with", "without"), arms(select(last, benchmark=CHAIR)))
@@ -72,8 +80,6 @@ def hallucination_table(metrics: pd.DataFrame, settings: Statistics) -> pd.DataF
 
 def show(table: pd.DataFrame) -> list[Display]:
     """Captions as they were written, and cut to equal length."""
-    if table.empty:
-        return []
     scale = tokens(float(table.scale_tokens.max()))
     note = (
         "CHAIR_s: captions that mention an object which is not in the picture. CHAIR_i: such mentions among all. "
@@ -97,11 +103,9 @@ def show(table: pd.DataFrame) -> list[Display]:
     ]
 
 
-def figure(metrics: pd.DataFrame, settings: Statistics) -> Figure | None:
-    """CHAIR_i and recall at equal length against caption tokens; None without rows of CHAIR."""
-    rows = select(final(metrics), benchmark=CHAIR, picture="with")
-    if rows.empty:
-        return None
+def draw(table: pd.DataFrame, study: Study) -> Figure:
+    """CHAIR_i and recall at equal length against caption tokens."""
+    rows, settings = select(final(study.compared), benchmark=CHAIR, picture="with"), study.settings
     architectures = list(dict.fromkeys(arch for arch, _ in arms(rows)))
     labels = {"chair_i": "CHAIR_i (%), lower is better", "recall": "recall (%), higher is better"}
     drawn = style.figure(7.4, 2.7 * len(architectures) + 0.6)

@@ -1,0 +1,152 @@
+"""Everything that the results of a preset are made from: its stored files, read and checked once.
+
+These files are small, so that results can be made anew anywhere, without models, corpus or GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from eval.results import Paper, check_metrics, compared, largest, read_items, read_metrics, read_paper
+from prior.config import Objective, Preset, Statistics
+from prior.errors import UserError
+
+# What is stored beside metrics.csv and items.parquet, which every preset has, and the module that writes it.
+TABLES = {
+    "benchmarks": "benchmarks.csv",  # eval.sources
+    "words": "words.parquet",  # eval.gather.words
+    "tokens": "tokens.parquet",  # eval.gather.words
+    "mutual": "mutual.parquet",  # eval.gather.mutual
+    "training": "training.parquet",  # eval.gather.training
+    "costs": "costs.csv",  # cluster.spent
+}
+QUALITY, PROVENANCE = "reference.json", "provenance.yaml"
+
+
+class Missing(Exception):
+    """Why a result cannot be given for this preset; it is shown in the result's place."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A preset's stored numbers.
+
+    Attributes
+    ----------
+    metrics, items, paper
+        As `eval.results` reads and checks them.
+    fits
+        The records of ``fits.json``; empty before they are made.
+    alphas
+        α of every objective that has one; NTP is α = 0.
+    stored
+        The tables of `TABLES` that are there, by name; `table` gives one, or says what is missing.
+    quality
+        The reference LLM's quality, the content of ``reference.json``; None if it is not there.
+    provenance
+        The ``run.yaml`` of every run and stage, by ``runs/{run}/{stage}``; empty if it is not there.
+    """
+
+    preset: str
+    settings: Statistics
+    metrics: pd.DataFrame
+    items: pd.DataFrame
+    paper: Paper
+    fits: list[dict[str, Any]] = field(default_factory=list)
+    alphas: Mapping[str, float] = field(default_factory=lambda: {"ntp": 0.0, "prior": 1.0})
+    stored: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    quality: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of `TABLES`.
+
+        Raises
+        ------
+        Missing
+            If it is not stored, or is empty.
+        """
+        found = self.stored.get(name)
+        if found is None or found.empty:
+            raise Missing(f"there is no {TABLES[name]} with this preset's results, or nothing in it")
+        return found
+
+    @cached_property
+    def compared(self) -> pd.DataFrame:
+        """`metrics` of the objectives that were trained at every scale: without ablations."""
+        return compared(self.metrics)
+
+    @cached_property
+    def last(self) -> pd.DataFrame:
+        """The last checkpoints at the largest scale, of `compared`."""
+        return largest(self.compared)
+
+
+def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = None) -> Study:
+    """Read the files of `folder`, a preset's results or what was published of them.
+
+    Raises
+    ------
+    UserError
+        If ``metrics.csv`` or ``items.parquet`` is missing, or one of the files is not whole or not this preset's.
+    """
+    metrics, items = read_metrics(folder / "metrics.csv"), read_items(folder / "items.parquet")
+    _check_preset(metrics, preset)
+    stored = {name: _read(folder / file) for name, file in TABLES.items() if (folder / file).is_file()}
+    quality, provenance = folder / QUALITY, folder / PROVENANCE
+    return Study(
+        preset=preset.name,
+        settings=preset.statistics,
+        metrics=metrics,
+        items=items,
+        paper=read_paper(paper),
+        fits=json.loads(fits.read_text(encoding="utf-8")) if fits else [],
+        alphas={name: alpha for name, entry in preset.objectives.items() if (alpha := alpha_of(entry)) is not None},
+        stored=stored,
+        quality=json.loads(quality.read_text(encoding="utf-8")) if quality.is_file() else None,
+        provenance=yaml.load(provenance.read_text(encoding="utf-8"), _Loader) if provenance.is_file() else {},
+    )
+
+
+def alpha_of(objective: Objective) -> float | None:
+    """α of an objective of the kinds ``ntp`` (0) and ``prior`` (1 by default); None of another kind."""
+    if objective.kind == "ntp":
+        return 0.0
+    return float(objective.parameters().get("alpha", 1.0)) if objective.kind == "prior" else None
+
+
+# The C parser, where there is one, reads hundreds of runs in a tenth of the time.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _check_preset(metrics: pd.DataFrame, preset: Preset) -> None:
+    """Refuse the numbers of another preset: an arm or scale that this one has not would be passed over in silence."""
+    expected = {tuple(run.split("/")[:2]) for run in preset.runs()}
+    models = metrics[metrics.arch != "baseline"]
+    found = set(zip(models.arch, models.objective, strict=True))
+    for what, names in (("not in", found - expected), ("missing, though they are in", expected - found)):
+        if names:
+            arms = ", ".join(f"{arch}/{objective}" for arch, objective in sorted(names))
+            raise UserError(
+                f"metrics.csv: {arms}: {what} preset '{preset.name}'; name the preset that these results are of, "
+                "or run it"
+            )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path}: cannot be read as a table; delete it and run the stage that writes it") from None
+    return table
