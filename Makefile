@@ -11,8 +11,10 @@ ARGS ?=
 NAME = $(notdir $(patsubst %.yml,%,$(PRESET:.yaml=)))
 RESULTS = results/$(NAME)
 PUBLISHED = results/published/$(NAME)
+STORED ?= $(PUBLISHED)
 # What people read, and how it came about; of measurements of speed all, beside those that were not made anew.
-SMALL = metrics.csv items.parquet benchmarks.csv fits.json provenance.yaml tables figures
+SMALL = metrics.csv items.parquet benchmarks.csv words.parquet tokens.parquet mutual.parquet training.parquet costs.csv \
+	reference.json provenance.yaml fits.json claims.csv claims.md claims.html tables figures viewer.html
 ifeq ($(NAME),bench)
 SMALL = $(notdir $(wildcard results/bench/*))
 KEPT = cp -R $(PUBLISHED)/. $(PUBLISHED).part/
@@ -26,7 +28,7 @@ SCORER := .venv-vlmevalkit/ready
 ACTIVATE := export PATH="$(CURDIR)/$(BIN):$$PATH";
 
 .DELETE_ON_ERROR:
-.PHONY: help demo run plan slice test check publish bench env clean
+.PHONY: help demo run figures plan slice test check publish bench env clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +36,7 @@ help: ## List what there is
 demo: env ## Install, rebuild every result of PRESET (scenes), name what to open
 	@$(MAKE) --no-print-directory run
 	@printf '\nDone. Open the report and its figures:\n'
-	@ls -1 $(RESULTS)/report.html $(RESULTS)/tables/*.md $(RESULTS)/figures/*.png | sed 's/^/  /'
+	@ls -1 $(RESULTS)/report.html $(RESULTS)/viewer.html $(RESULTS)/claims.md $(RESULTS)/figures/*.png | sed 's/^/  /'
 
 # The lock is on standard input, which every job inherits: jobs that outlive a killed run keep it until they end, so that
 # no second run writes beside them. Whoever holds it knows that a lock left by Snakemake is stale. Without flock (macOS)
@@ -47,6 +49,11 @@ run: env ## Run or resume PRESET (scenes) on CORES (all)
 	  if [ -n "$$(ls -A .snakemake/locks 2>/dev/null)" ]; then snakemake --quiet all --unlock --config preset=$(PRESET) || exit $$?; fi; \
 	fi; \
 	exec snakemake --cores $(CORES) --rerun-incomplete --config preset=$(PRESET) $(ARGS)
+
+# Of small files alone, by default those that were published: no corpus, no model, no VLMEvalKit.
+figures: $(MAIN) ## Make tables, figures, claims and report of PRESET from STORED (results/published/PRESET)
+	@mkdir -p results
+	@$(ACTIVATE) exec snakemake figures --cores $(CORES) --config preset=$(PRESET) stored=$(STORED) $(ARGS)
 
 plan: $(MAIN) ## Say what PRESET (scenes) costs before it is run: ARGS="--out plan.md --assume utilisation=0.5"
 	@$(ACTIVATE) python -m cluster.plan --preset $(PRESET) $(ARGS)

@@ -35,6 +35,7 @@ for name in BENCHMARKS:
 
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/gather.smk"
 include: "workflow/rules/results.smk"
 
 
@@ -43,12 +44,15 @@ rule all:
     input:
         R / "report.html",
         R / "tokens/train.json",
+        rules.outcomes.output,
+        rules.claims.output,
 
 
 rule figures:
     input:
-        R / "tables",
-        R / "figures",
+        R / "report.html",
+        rules.outcomes.output,
+        rules.claims.output,
 
 
 onstart:

@@ -173,7 +173,8 @@ def score_captions(
     predictions
         Folder of ``<checkpoint>/<benchmark>.tsv``, whose column prediction is the caption.
     checkpoints
-        All that are to be compared: the objectives among them that share everything else are cut to equal length.
+        All that are to be compared: the objectives among them that share everything else are cut to equal length. An
+        ablation, which is at fewer scales than others, is cut to their length and not they to its.
     runs
         Folder of ``<run>/<stage>/run.yaml``, which names the final step.
     no_picture
@@ -193,11 +194,13 @@ def score_captions(
     ]
     texts = {key: _texts(prediction_file(predictions, key[0], name, key[1]), frame) for key in asked}
     captions = {key: [read_caption(text, names) for text in own] for key, own in texts.items()}
+    whole = _everywhere(checkpoints)
     metrics, items = [], []
     for (checkpoint, picture), own in captions.items():
         keys = parse_checkpoint(checkpoint, runs) | {"picture": "with" if picture else "without", "benchmark": name}
         group = (_comparable(checkpoint), picture)
-        compared = [captions[other, shown] for other, shown in asked if (_comparable(other), shown) == group]
+        rivals = [key for key in asked if (_comparable(key[0]), key[1]) == group]
+        compared = [captions[key] for key in rivals if key[0] == checkpoint or _arm(key[0]) in whole]
         shortest = [min(caption.words for caption in same) for same in zip(*compared, strict=True)]
         level = [cut(caption, words) for caption, words in zip(own, shortest, strict=True)]
         metrics += [keys | row for row in scores(own, there)]
@@ -229,6 +232,21 @@ def _comparable(checkpoint: str) -> list[str]:
     """What two checkpoints share that differ in nothing but the objective."""
     arch, _, *rest = checkpoint.split("/")
     return [arch, *rest]
+
+
+def _arm(checkpoint: str) -> tuple[str, str]:
+    """Architecture and objective of a checkpoint."""
+    arch, objective, *_ = checkpoint.split("/")
+    return arch, objective
+
+
+def _everywhere(checkpoints: Sequence[str]) -> set[tuple[str, str]]:
+    """The arms that are at as many scales as any of their architecture."""
+    scales: dict[tuple[str, str], set[str]] = {}
+    for checkpoint in checkpoints:
+        scales.setdefault(_arm(checkpoint), set()).add(checkpoint.split("/")[2])
+    most = {arch: max(len(own) for (other, _), own in scales.items() if other == arch) for arch, _ in scales}
+    return {arm for arm, own in scales.items() if len(own) == most[arm[0]]}
 
 
 def _objects_there(path: Path, frame: pd.DataFrame, synonyms: Synonyms) -> list[frozenset[str]]:

@@ -16,20 +16,9 @@ import pandas as pd
 import yaml
 
 from eval.results import Paper, check_metrics, compared, largest, read_items, read_metrics, read_paper
+from eval.stored import ITEMS, METRICS, PROVENANCE, QUALITY, TABLES
 from prior.config import Objective, Preset, Statistics
 from prior.errors import UserError
-
-# What is stored beside metrics.csv and items.parquet, which every preset has, and the module that writes it.
-TABLES = {
-    "benchmarks": "benchmarks.csv",  # eval.sources
-    "words": "words.parquet",  # eval.gather.words
-    "tokens": "tokens.parquet",  # eval.gather.words
-    "mutual": "mutual.parquet",  # eval.gather.mutual
-    "training": "training.parquet",  # eval.gather.training
-    "costs": "costs.csv",  # cluster.spent
-}
-QUALITY, PROVENANCE = "reference.json", "provenance.yaml"
-
 
 class Missing(Exception):
     """Why a result cannot be given for this preset; it is shown in the result's place."""
@@ -48,7 +37,7 @@ class Study:
     alphas
         α of every objective that has one; NTP is α = 0.
     stored
-        The tables of `TABLES` that are there, by name; `table` gives one, or says what is missing.
+        The tables of `eval.stored.TABLES` that are there, by name; `table` gives one, or says what is missing.
     quality
         The reference LLM's quality, the content of ``reference.json``; None if it is not there.
     provenance
@@ -70,7 +59,7 @@ class Study:
         check_metrics(self.metrics)
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of `TABLES`.
+        """One of `eval.stored.TABLES`.
 
         Raises
         ------
@@ -101,7 +90,7 @@ def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = No
     UserError
         If ``metrics.csv`` or ``items.parquet`` is missing, or one of the files is not whole or not this preset's.
     """
-    metrics, items = read_metrics(folder / "metrics.csv"), read_items(folder / "items.parquet")
+    metrics, items = read_metrics(folder / METRICS), read_items(folder / ITEMS)
     _check_preset(metrics, preset)
     stored = {name: _read(folder / file) for name, file in TABLES.items() if (folder / file).is_file()}
     quality, provenance = folder / QUALITY, folder / PROVENANCE

@@ -171,6 +171,9 @@ def _scores(work: Work) -> Iterator[Task]:
     bf16 = settings.training.bf16
     memory = costs.inference_bytes(shape, SCORED_ROW, SCORED_ROW, bf16=bf16)
     yield Task("scores", "scores", shards, ("reference", "tokens"), hours, flops, gpus, memory)
+    flops = work.heldout * costs.flops(shape, work.text, False)
+    hours, gpus = _computed(work, job, flops)
+    yield Task("scores", "heldout_scores", 1, ("reference", "tokens"), hours, flops, gpus, memory)
 
 
 def _trainings(work: Work) -> Iterator[Task]:
@@ -274,7 +277,9 @@ def _results(work: Work) -> Iterator[Task]:
     others = len(preset.benchmarks) - len(captioned)
     answered = [f"predict {cell.name}" for cell in work.cells] if preset.benchmarks else []
     answered += [f"predict_step {cell.name}" for cell in work.cells if cell.kept and preset.asked_on_the_way]
-    before = [f"pretrain {cell.name}" for cell in work.cells]
+    trained = [f"pretrain {cell.name}" for cell in work.cells]
+    last = [f"tune {cell.name}" for cell in work.cells] if preset.tune else trained
+    before = list(trained)
     if others:
         yield _small(work, "score", "score", others * (1 if preset.seeds_together else len(preset.runs())), *answered)
         before.append("score")
@@ -286,10 +291,17 @@ def _results(work: Work) -> Iterator[Task]:
     yield _small(work, "results", "metrics", 1, *before)
     yield _small(work, "results", "sources", 1)
     yield _small(work, "results", "words", 1, "scores")
+    yield _small(work, "results", "mutual", 1, "heldout_scores", *trained)
+    yield _small(work, "results", "training", 1, *trained)
+    yield _small(work, "results", "provenance", 1, *last)
+    yield _small(work, "results", "quality", 1, "reference")
+    yield _small(work, "results", "costs", 1, "metrics")
     yield _small(work, "results", "fits", 1, "metrics")
-    yield _small(work, "results", "tables", 1, "fits", "words", "sources")
-    yield _small(work, "results", "plots", 1, "fits", "words")
-    yield _small(work, "results", "report", 1, "tables", "plots")
+    gathered = ("fits", "sources", "words", "mutual", "training", "provenance", "quality", "costs")
+    yield _small(work, "results", "outcomes", 1, *gathered)
+    yield _small(work, "results", "claims", 1, *gathered)
+    yield _small(work, "results", "viewer", 1, "metrics", "heldout_scores")
+    yield _small(work, "results", "report", 1, "outcomes", "claims", "viewer")
 
 
 def _small(work: Work, kind: str, rule: str, count: int, *after: str) -> Task:

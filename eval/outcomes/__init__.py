@@ -57,11 +57,13 @@ def write_outcomes(study: Study, tables: Path, figures: Path, names: Iterable[st
     A result that a preset cannot give becomes a table and a figure that say what is missing. The same numbers give the
     same bytes.
     """
+    from tqdm import tqdm
+
     from eval import display, style
     from eval.study import Missing
     from prior.files import whole, write_text
 
-    for name in names:
+    for name in tqdm(list(names), unit="result"):
         module = importlib.import_module(f"{__name__}.{name}")
         try:
             table = module.table(study)

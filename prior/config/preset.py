@@ -102,7 +102,7 @@ class Benchmark(Settings):
 class Evaluation(Settings):
     """How checkpoints are measured; the scores of words are shown for the first `word_captions`."""
 
-    word_captions: Positive = 20_000
+    word_captions: Positive = 5000
     batch_size: Positive = 64
     max_new_tokens: Positive = 12
     max_caption_tokens: Positive = 48

@@ -280,6 +280,21 @@ def test_objectives_are_compared_at_equal_length(tmp_path: Path) -> None:
     assert items[items.objective == "prior"].prediction.tolist() == ["a woman and a baby", "None", "a glass"]
 
 
+def test_an_ablation_does_not_shorten_what_the_others_are_compared_at(tmp_path: Path) -> None:
+    said = {
+        "hlvlm/ntp/40k/seed0/pretrain/step8": ["a woman with a baby", "a mug", "a cup"],
+        "hlvlm/ntp/9k/seed0/pretrain/step8": ["a", "a", "a"],
+        "hlvlm/prior/40k/seed0/pretrain/step8": ["a woman and a fox", "a cup", "a mug"],
+        "hlvlm/prior/9k/seed0/pretrain/step8": ["a", "a", "a"],
+        "hlvlm/prior-a4/40k/seed0/pretrain/step8": ["a fox", "a cup of tea", "mug"],
+    }
+    metrics, _ = _predicted(tmp_path, said)
+    words = metrics[metrics.metric == "words_equal"].set_index(["objective", "scale_tokens"]).value
+    assert words["ntp", 40_000] == words["prior", 40_000] == 3
+    # Itself at most as long as they are: two, two and one.
+    assert words["prior-a4", 40_000] == pytest.approx(5 / 3)
+
+
 def test_captions_without_pictures_are_compared_among_themselves(tmp_path: Path) -> None:
     _predicted(tmp_path, SAID)
     for number, checkpoint in enumerate(SAID):

@@ -6,7 +6,7 @@ rule tokenizer:
     log:
         R / "logs/backbones/tokenizer.log",
     benchmark:
-        R / "timings/backbones/tokenizer.tsv",
+        R / "timings/backbones/tokenizer.tsv"
     resources:
         **asks("small"),
     params:
@@ -25,7 +25,7 @@ rule llm:
     log:
         R / "logs/backbones/llm.log",
     benchmark:
-        R / "timings/backbones/llm.tsv",
+        R / "timings/backbones/llm.tsv"
     threads: preset.cores("llm")
     resources:
         **asks("llm"),
@@ -46,7 +46,7 @@ rule vision:
     log:
         R / "logs/backbones/vision.log",
     benchmark:
-        R / "timings/backbones/vision.tsv",
+        R / "timings/backbones/vision.tsv"
     threads: preset.cores("vision")
     resources:
         **asks("vision"),

@@ -13,6 +13,8 @@ from cluster.requests import check, request
 from cluster.settings import load_cluster
 from eval.benchmarks import check_benchmarks, is_official
 from eval.checkpoints import prediction_file
+from eval.outcomes import OUTCOMES, TABLE_ENDINGS
+from eval.stored import FILES, METRICS
 from prior.config import LLM, FolderCorpus, Tokenizer, Vision, WebDatasetCorpus, digest, parse_run, shard_names
 from prior.corpus.splits import tar_files
 from prior.errors import UserError
@@ -62,18 +64,26 @@ try:
     CHECKOUT = Path(workflow.basedir)
     CLUSTER = load_cluster(Path(os.environ.get("PRIOR_CLUSTER", CHECKOUT / "workflow/profiles/slurm/cluster.yaml")))
     VLMEVALKIT = Path(config.get("vlmevalkit_python", CHECKOUT / ".venv-vlmevalkit/bin/python"))
-    for _name, _path in {**corpus_paths(preset.corpus), **benchmark_paths(preset, FETCHED, CAPTIONED)}.items():
-        if not _path.exists():
-            raise UserError(f"{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
-    check(preset, CLUSTER)
-    if BENCHMARKS and not shutil.which(VLMEVALKIT):
-        raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
+    R = Path("results") / preset.name
+    # Where the small files are that results are made of: those of another run of the preset need nothing else.
+    STORED = Path(config.get("stored", R))
+    if STORED == R:
+        for _name, _path in {**corpus_paths(preset.corpus), **benchmark_paths(preset, FETCHED, CAPTIONED)}.items():
+            if not _path.exists():
+                raise UserError(f"{_name}: there is no '{_path}'; name the right one in preset '{preset.name}'")
+        check(preset, CLUSTER)
+        if BENCHMARKS and not shutil.which(VLMEVALKIT):
+            raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
+    elif not Path(STORED, METRICS).is_file():
+        raise UserError(
+            f"stored: there is no {STORED}/{METRICS}; name a folder in which a run of this preset was published"
+        )
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-R = Path("results") / preset.name
 RUNS = preset.runs()
+DRAWN = [name for name, heading in OUTCOMES.items() if heading.figure]
 PAPER = CHECKOUT / "results/reported"
 
 
@@ -377,6 +387,23 @@ def object_files(wildcards):
 def local_official(wildcards):
     """The file that stands in for a download; without `benchmarks_dir` none."""
     return [f"{preset.benchmarks_dir}/{wildcards.official}.tsv"] if preset.benchmarks_dir else []
+
+
+def stored_files():
+    """What results are made of; of an older run that lacks a file, results say so."""
+    return [STORED / name for name in FILES if STORED == R or Path(STORED, name).exists()]
+
+
+def shown(path, name):
+    """A result as Snakemake's report shows it, with its caption."""
+    heading = OUTCOMES.get(name)
+    kind = "figure" if path.endswith(".png") else "table"
+    return report(
+        R / path,
+        caption=f"../report/{name}.rst",
+        category=heading.category if heading else "Claims",
+        labels={"result": heading.title if heading else "The paper's claims", "kind": kind},
+    )
 
 
 def measures():

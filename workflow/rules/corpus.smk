@@ -42,7 +42,7 @@ rule corpus:
     log:
         R / "logs/corpus/{split}/{shard}.log",
     benchmark:
-        R / "timings/corpus/{split}/{shard}.tsv",
+        R / "timings/corpus/{split}/{shard}.tsv"
     wildcard_constraints:
         split="train|val|text_only",
         shard="[0-9]+",
@@ -67,7 +67,7 @@ rule tokens:
     log:
         R / "logs/tokens/{split}/{shard}.log",
     benchmark:
-        R / "timings/tokens/{split}/{shard}.tsv",
+        R / "timings/tokens/{split}/{shard}.tsv"
     wildcard_constraints:
         split="train|val",
         shard="[0-9]+",

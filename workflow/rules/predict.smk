@@ -32,7 +32,7 @@ for number, batch in enumerate(BATCHES):
         log:
             R / f"logs/predict/{CELL}.{number}.log",
         benchmark:
-            R / f"timings/predict/{CELL}.{number}.tsv",
+            R / f"timings/predict/{CELL}.{number}.tsv"
         threads: preset.cores("predict")
         resources:
             **asks("predict"),
@@ -69,7 +69,7 @@ for number, batch in enumerate(BATCHES):
             log:
                 R / f"logs/predict/{CELL}.step{{step}}.{number}.log",
             benchmark:
-                R / f"timings/predict/{CELL}.step{{step}}.{number}.tsv",
+                R / f"timings/predict/{CELL}.step{{step}}.{number}.tsv"
             wildcard_constraints:
                 step="[0-9]+",
             threads: preset.cores("predict")

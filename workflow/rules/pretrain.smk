@@ -6,7 +6,7 @@ rule pretrain:
     log:
         R / f"logs/pretrain/{CELL}.log",
     benchmark:
-        R / f"timings/pretrain/{CELL}.tsv",
+        R / f"timings/pretrain/{CELL}.tsv"
     priority: largest_first
     threads: preset.cores("pretrain")
     resources:

@@ -10,7 +10,7 @@ rule score:
     log:
         R / f"logs/score/{MEASURE}.log",
     benchmark:
-        R / f"timings/score/{MEASURE}.tsv",
+        R / f"timings/score/{MEASURE}.tsv"
     wildcard_constraints:
         benchmark=either(name for name in BENCHMARKS if name not in CAPTIONED),
     resources:
@@ -35,7 +35,7 @@ if not preset.seeds_together:
         log:
             R / "logs/score/{benchmark}/baseline.log",
         benchmark:
-            R / "timings/score/{benchmark}/baseline.tsv",
+            R / "timings/score/{benchmark}/baseline.tsv"
         resources:
             **asks("small"),
         params:
@@ -61,7 +61,7 @@ rule score_captions:
     log:
         R / "logs/score/{benchmark}.log",
     benchmark:
-        R / "timings/score/{benchmark}.tsv",
+        R / "timings/score/{benchmark}.tsv"
     wildcard_constraints:
         benchmark=either(CAPTIONED),
     resources:

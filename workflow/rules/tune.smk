@@ -9,7 +9,7 @@ rule tune:
     log:
         R / f"logs/tune/{CELL}.log",
     benchmark:
-        R / f"timings/tune/{CELL}.tsv",
+        R / f"timings/tune/{CELL}.tsv"
     threads: preset.cores("tune")
     resources:
         **asks("tune"),
