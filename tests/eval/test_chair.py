@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 import re
@@ -17,18 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval import figures, hallucination, report, scaling, tables
+from eval import scaling
 from eval.benchmarks import chair as benchmark
 from eval.benchmarks import write_tsv
 from eval.chair import Caption, Synonyms, cut, read_caption, read_synonyms, score_captions, scores
-from eval.results import ITEM_COLUMNS, METRIC_COLUMNS, Paper, check_metrics
+from eval.outcomes import hallucination, write_outcomes
+from eval.results import ITEM_COLUMNS, METRIC_COLUMNS, Paper
+from eval.study import Missing, Study
 from eval.tsv import read_benchmark, write_predictions
 from prior.config import Statistics
 from prior.corpus.scenes import COLOURS, SHAPES, pair, scene
 from prior.errors import UserError
 from tests.eval import synthetic
 
-SETTINGS = Statistics()
 NO_PAPER = Paper(pd.DataFrame(columns=["claim", "arch", "value", "source"]), synthetic.metrics()[:0])
 
 # A made-up kitchen; "cup" and "hot cup" are different things, and "baby" is one where no "baby fox" is meant.
@@ -370,7 +370,7 @@ def _imagined() -> pd.DataFrame:
 
 def test_the_table_shows_differences_and_leaves_undefined_shares_blank() -> None:
     metrics = pd.concat([synthetic.metrics(benchmarks=("POPE",)), _imagined()], ignore_index=True)
-    table = hallucination.hallucination_table(metrics, SETTINGS).query("picture == 'with'")
+    table = hallucination.table(_study(metrics)).query("picture == 'with'")
     table = table.set_index(["arch", "objective", "benchmark", "metric"])
     made_up = table.loc["hlvlm", "prior", "CHAIR", "chair_i_equal"]
     assert made_up.value == 26 and made_up.gain == -4 and (made_up.gain_low, made_up.gain_high) == (-4, -4)
@@ -392,39 +392,45 @@ def test_the_table_shows_differences_and_leaves_undefined_shares_blank() -> None
 
     mute = (metrics.objective == "prior") & (metrics.seed == 1) & (metrics.metric == "chair_i")
     metrics.loc[mute, ["value", "n_items"]] = [0, 0]
-    table = hallucination.hallucination_table(metrics, SETTINGS).query("picture == 'with'")
+    table = hallucination.table(_study(metrics)).query("picture == 'with'")
     table = table.set_index(["arch", "objective", "benchmark", "metric"])
     silent = table.loc["hlvlm", "prior", "CHAIR", "chair_i"]
     assert pd.isna(silent.value) and pd.isna(silent.gain)
     assert table.loc["hlvlm", "ntp", "CHAIR", "chair_i"].value == 31
 
 
-def test_other_tables_and_fits_are_as_they_were_without_chair(tmp_path: Path) -> None:
+def test_other_results_are_as_they_were_without_chair(tmp_path: Path) -> None:
     metrics = synthetic.metrics(benchmarks=("MME", "POPE", "MMStar"))
-    items = synthetic.items(metrics)
     captions = _imagined()
     keys = captions[captions.metric == "chair_s"].drop(columns=["metric", "value", "n_items", "unit"])
     described = keys.assign(item="0", group="0", category="", correct=True, answer="[]", prediction="", parsed="")
-    both = check_metrics(pd.concat([metrics, captions], ignore_index=True))
-    all_items = pd.concat([items, described[ITEM_COLUMNS]], ignore_index=True)
-    fitted = scaling.quantities(metrics)
-    assert list(scaling.quantities(both)) == list(fitted)
+    items = synthetic.items(metrics)
+    plain = _study(metrics, items)
+    rich = _study(
+        pd.concat([metrics, captions], ignore_index=True),
+        pd.concat([items, described[ITEM_COLUMNS]], ignore_index=True),
+    )
+    fitted, both = scaling.quantities(plain.compared), scaling.quantities(rich.compared)
+    assert list(both) == list(fitted)
     for quantity, table in fitted.items():
-        pd.testing.assert_frame_equal(scaling.quantities(both)[quantity], table)
-    plain = tables.all_tables(metrics, items, [], SETTINGS, NO_PAPER)
-    rich = tables.all_tables(both, all_items, [], SETTINGS, NO_PAPER)
-    assert set(rich) - set(plain) == {"hallucination"}
-    for name, (table, _) in plain.items():
-        pd.testing.assert_frame_equal(rich[name][0], table)
-
-    said = report.findings({name: table for name, (table, _) in rich.items()}, [])
-    assert any("made-up objects" in sentence and "lower than NTP's (−4.0" in sentence for sentence in said)
-    drawn = figures.all_figures(both, all_items, [], SETTINGS, NO_PAPER)["hallucination"]()
-    assert drawn is not None and len(drawn.axes) == 4
+        pd.testing.assert_frame_equal(both[quantity], table)
+    names = ("main", "losses", "accuracy", "hallucination")
+    for study, folder in ((plain, tmp_path / "plain"), (rich, tmp_path / "rich")):
+        write_outcomes(study, folder, folder, names)
+    for name in names[:3]:
+        assert (tmp_path / f"plain/{name}.csv").read_bytes() == (tmp_path / f"rich/{name}.csv").read_bytes(), name
+    assert "this preset has no CHAIR" in (tmp_path / "plain/hallucination.md").read_text()
+    assert Image.open(tmp_path / "plain/hallucination.png").width > 400
+    with pytest.raises(Missing):
+        hallucination.table(plain)
+    drawn = hallucination.draw(hallucination.table(rich), rich)
+    assert len(drawn.axes) == 4
     assert {axes.get_ylabel() for axes in drawn.axes} == {
         "CHAIR_i (%), lower is better",
         "recall (%), higher is better",
     }
-    drawn.savefig(tmp_path / "hallucination.png")
-    assert Image.open(io.BytesIO((tmp_path / "hallucination.png").read_bytes())).width > 400
-    assert figures.all_figures(metrics, items, [], SETTINGS, NO_PAPER)["hallucination"]() is None
+
+
+def _study(metrics: pd.DataFrame, items: pd.DataFrame | None = None) -> Study:
+    items = synthetic.items(metrics[:0]) if items is None else items
+    return Study("imagined", Statistics(), metrics.reset_index(drop=True), items, NO_PAPER)

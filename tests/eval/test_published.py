@@ -1,17 +1,18 @@
-"""Published results: every table follows from the published metrics, and every number from a run of committed code."""
+"""Published results: all that people read follows from the published numbers, and these from runs of committed code."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
-from eval import tables
-from eval.results import read_items, read_metrics, read_paper
+from eval.claims import write_claims
+from eval.outcomes import OUTCOMES, TABLE_ENDINGS, write_outcomes
+from eval.results import read_metrics
 from eval.scaling import write_fits
+from eval.stored import FILES
+from eval.study import read_study
 from prior.presets import PRESETS, load_preset
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -27,31 +28,26 @@ def test_no_preset_writes_among_what_is_committed() -> None:
 
 
 def test_there_is_something_published() -> None:
-    assert {folder.name for folder in PUBLISHED} >= {"scenes", "photos"}
+    assert "study" in {folder.name for folder in PUBLISHED}
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_published_tables_follow_from_published_metrics(
+def test_what_people_read_follows_from_the_published_numbers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRIOR_PHOTOS", "photos")
     preset = load_preset(folder.name)
-    metrics, items = read_metrics(folder / "metrics.csv"), read_items(folder / "items.parquet")
-    fits = write_fits(metrics, preset.statistics, tmp_path / "fits.json")
-    stored = json.loads((folder / "fits.json").read_text())
-    assert [fit["exponent"] for fit in fits] == [
-        {
-            key: pytest.approx(value, nan_ok=True) if value is not None else None
-            for key, value in fit["exponent"].items()
-        }
-        for fit in stored
-    ]
-    tables.write_tables(metrics, items, stored, preset.statistics, read_paper(RESULTS / "reported"), tmp_path)
-    for path in sorted(tmp_path.glob("*.csv")):
-        pd.testing.assert_frame_equal(pd.read_csv(path), pd.read_csv(folder / "tables" / path.name))
-        made, shown = ((place / f"{path.stem}.md").read_text() for place in (tmp_path, folder / "tables"))
-        assert made == shown, path.stem
-    assert {"main", "losses", "fits"} <= {path.stem for path in tmp_path.glob("*.csv")}
+    assert [name for name in FILES if not (folder / name).is_file()] == []
+    write_fits(read_metrics(folder / "metrics.csv"), preset.statistics, tmp_path / "fits.json")
+    assert (tmp_path / "fits.json").read_text() == (folder / "fits.json").read_text()
+    study = read_study(folder, preset, RESULTS / "reported", tmp_path / "fits.json")
+    write_outcomes(study, tmp_path / "tables", tmp_path / "figures")
+    write_claims(study, tmp_path)
+    made = [f"tables/{name}.{ending}" for name in OUTCOMES for ending in TABLE_ENDINGS]
+    for name in (*made, "claims.csv", "claims.md", "claims.html"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), name
+    drawn = {f"{name}.{ending}" for name, heading in OUTCOMES.items() if heading.figure for ending in ("pdf", "png")}
+    assert {path.name for path in (folder / "figures").iterdir()} == drawn
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
@@ -61,8 +57,7 @@ def test_published_runs_are_those_of_the_preset_and_of_committed_code(
     monkeypatch.setenv("PRIOR_PHOTOS", "photos")
     preset = load_preset(folder.name)
     runs = yaml.safe_load((folder / "provenance.yaml").read_text())
-    stages = ["pretrain", "tuned"] if preset.tune else ["pretrain"]
-    assert set(runs) == {f"runs/{run}/{stage}" for run in preset.runs() for stage in stages}
+    assert set(runs) == {f"runs/{run}/{stage}" for run in preset.runs() for stage in preset.stages}
     for name, run in runs.items():
         assert not run["commit"].endswith("dirty") and run["commit"] != "unknown", name
         assert run["settings"].get("training", run["settings"].get("tune", {}).get("training")), name
