@@ -80,9 +80,9 @@ def gather(
     unseen = {key: found for key, found in asked.items() if key not in set(digests)}
     for key in first_of_each(unseen, others):
         image, place = pictures[key]
-        cards.append(
-            card(f"{asked[key][0]['benchmark']} · {place}", image, asked[key], generated(preset, place, image))
-        )
+        caption = generated(preset, place, image)
+        title = place if caption is not None else f"{asked[key][0]['benchmark']} · {place}"
+        cards.append(card(title, image, asked[key], caption))
     return {
         "preset": preset.name,
         "archs": [{"key": arch, "name": name(arch)} for arch in dict.fromkeys(arch for arch, _ in arms)],

@@ -63,7 +63,7 @@ const MODES = {
     ticks: [0, 1],
     colour: (value) => ramp(BLUES, value === 1 ? 0.85 : 0),
     label: (value) => (value ? "decided" : "not decided"),
-    meaning: () => "whether the picture decides the token",
+    meaning: () => "whether the picture decides the token (bold), by the corpus’s own account",
   },
   mi: {
     ticks: [-4, -2, -1, 0, 1, 2, 4],
@@ -115,7 +115,7 @@ const cards = data.cards.map((entry, order) => {
     });
   } else {
     caption.classList.add("plain");
-    caption.append(entry.caption ?? "This picture has no caption.");
+    caption.append(entry.caption ?? "The caption of this picture is not stored.");
   }
   card.facts = element("p", { class: "facts" });
   card.questions = element("ol", { class: "questions", "aria-label": "Questions about this picture" });
@@ -306,6 +306,7 @@ function legend() {
     element("span", { class: "swatches" }, ...swatches),
     element("span", { class: "meaning" }, `${mode.meaning()}; underlined: the picture decides it`),
   );
+  $("cards").className = state.mode;
   $("objectives").hidden = state.mode !== "mi" && $("sort").value !== "mi";
 }
 

@@ -184,6 +184,8 @@ def test_colours_follow_the_mode_and_text_stands_out_from_them(page: Browser) ->
         colours[mode] = each(page, ".token", "[getComputedStyle(e).backgroundColor, getComputedStyle(e).color]")
         for pair in {tuple(pair) for pair in colours[mode]}:
             assert contrast(*pair) >= 4.5, (mode, pair)
+        weight = each(page, ".token.decided", "getComputedStyle(e).fontWeight")
+        assert set(weight) == {"700" if mode == "truth" else "400"}
     truth = [value for card in SCORED for value in card["tokens"]["truth"]]
     gain = [value for card in SCORED for value in card["tokens"]["mi"]["hlvlm"]["prior"]]
     assert len({tuple(pair) for pair, value in zip(colours["truth"], truth, strict=True) if value == 1}) == 1
@@ -254,7 +256,10 @@ def test_captions_and_questions_never_become_markup(page: Browser) -> None:
     assert page.run("typeof hacked") == "undefined"
     assert page.run("document.querySelectorAll('.caption script, .caption img, .caption b, .questions i').length") == 0
     captions = page.run("[...document.querySelectorAll('.card')].map(c => c.querySelector('.caption').textContent)")
-    wanted = [card["caption"] + "end" if card["tokens"] else "This picture has no caption." for card in DATA["cards"]]
+    wanted = [
+        card["caption"] + "end" if card["tokens"] else "The caption of this picture is not stored."
+        for card in DATA["cards"]
+    ]
     assert captions == wanted
 
 
