@@ -45,17 +45,13 @@ Asked = dict[str, list[dict[str, Any]]]
 Replies = dict[tuple[str, str], tuple[str, str, bool]]
 
 
-def gather(
-    preset: Preset, results: Path, scores: Path, held_out: int = HELD_OUT, others: int = OTHERS
-) -> dict[str, Any]:
+def gather(preset: Preset, results: Path, held_out: int = HELD_OUT, others: int = OTHERS) -> dict[str, Any]:
     """Everything that the page of a preset shows, as JSON values.
 
     Parameters
     ----------
     results
-        The preset's results: held-out corpus, tokenizer, runs, benchmarks and ``items.parquet``.
-    scores
-        log p_r of the held-out captions' tokens, as `prior.scores` stores them.
+        The preset's results: held-out corpus and its scores, tokenizer, runs, benchmarks and ``items.parquet``.
     held_out, others
         How many pictures of either kind to show at most.
 
@@ -72,7 +68,7 @@ def gather(
     asked, pictures = questions(preset, results, arms)
     digests = [_digest(image) for image in corpus["image"]]
     rows = choose(digests[: preset.evaluation.loss_captions], asked, held_out)
-    facts = token_facts(preset, corpus.select(rows), tokenizer, log_probabilities(preset, results, scores, arms))
+    facts = token_facts(preset, corpus.select(rows), tokenizer, log_probabilities(preset, results, arms))
     cards = [
         card(record["id"], record["image"], asked.get(digests[row], []), record["caption"], known)
         for row, record, known in zip(rows, corpus.select(rows), facts, strict=True)
@@ -118,11 +114,9 @@ def first_of_each(asked: Asked, count: int) -> list[str]:
     return turns[:count]
 
 
-def log_probabilities(
-    preset: Preset, results: Path, scores: Path, arms: Sequence[tuple[str, str]]
-) -> dict[str, tuple[Path, str]]:
+def log_probabilities(preset: Preset, results: Path, arms: Sequence[tuple[str, str]]) -> dict[str, tuple[Path, str]]:
     """Where each column of log-probabilities beside the held-out tokens is found: name -> (file, column)."""
-    found = {"p_r": (scores, "logprob")}
+    found = {"p_r": (results / "scores/heldout.arrow", "logprob")}
     for arch, objective in arms:
         run = results / "runs" / arch / objective / preset.scales[-1] / f"seed{SEED}/pretrain/token_logprobs.arrow"
         found[f"{arch} {objective} with"] = (run, "logprob")

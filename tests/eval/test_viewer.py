@@ -58,7 +58,7 @@ def results(preset: Preset, speller: Any, tmp_path_factory: pytest.TempPathFacto
     corpus = read_corpus(folder / "corpus/val/0000")
     speller.save_pretrained(folder / "tokenizer")
     documents = tokenize_captions(corpus, speller, image=False)
-    write_scores(folder / "heldout.arrow", documents, draw(documents, rng), {})
+    write_scores(folder / "scores/heldout.arrow", documents, draw(documents, rng), {})
     first = tokenize_captions(corpus, speller, image=False, limit=SCORED)
     for arch, objective in ARMS:
         run = folder / f"runs/{arch}/{objective}/12k/seed0/pretrain/token_logprobs.arrow"
@@ -106,13 +106,13 @@ def draw(documents: Documents, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def data(preset: Preset, results: Path) -> dict[str, Any]:
-    return gather(preset, results, results / "heldout.arrow", held_out=7)
+    return gather(preset, results, held_out=7)
 
 
 def test_tokens_carry_the_numbers_that_were_stored(data: dict[str, Any], results: Path, speller: Any) -> None:
     corpus = read_corpus(results / "corpus/val/0000")
     documents = tokenize_captions(corpus, speller, image=False)
-    with pa.memory_map(str(results / "heldout.arrow")) as source:
+    with pa.memory_map(str(results / "scores/heldout.arrow")) as source:
         stored = pa.ipc.open_file(source).read_all()["logprob"].to_pylist()
     cards = [card for card in data["cards"] if card["tokens"]]
     assert len(cards) == 7
@@ -178,11 +178,13 @@ def test_numbers_of_other_tokens_are_refused(preset: Preset, results: Path, spel
     corpus = read_corpus(results / "corpus/val/0000")
     other = corpus.select(range(CAPTIONS)).map(lambda row: {"caption": row["caption"] + " x"})
     documents = tokenize_captions(other, speller, image=False)
-    write_scores(tmp_path / "other.arrow", documents, draw(documents, np.random.default_rng(0)), {})
+    for name in ("corpus", "tokenizer", "runs", "benchmarks", "items.parquet"):
+        (tmp_path / name).symlink_to(results / name)
+    with pytest.raises(UserError, match="heldout.arrow: there is no such file"):
+        gather(preset, tmp_path)
+    write_scores(tmp_path / "scores/heldout.arrow", documents, draw(documents, np.random.default_rng(0)), {})
     with pytest.raises(UserError, match="not the tokenizer's"):
-        gather(preset, results, tmp_path / "other.arrow")
-    with pytest.raises(UserError, match="there is no such file"):
-        gather(preset, results, tmp_path / "none.arrow")
+        gather(preset, tmp_path)
 
 
 def test_the_page_holds_its_data_and_nothing_from_elsewhere(data: dict[str, Any]) -> None:
