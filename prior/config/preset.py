@@ -43,14 +43,10 @@ class Objective(Settings):
 
 
 class Trajectory(Settings):
-    """Checkpoints that are kept on the way at the largest scale, of some `objectives` or of all.
-
-    They answer the benchmarks that are asked before tuning, free captions excepted.
-    """
+    """Checkpoints that are kept on the way at the largest scale, to answer benchmarks that are asked before tuning."""
 
     every: Positive
     until: Positive
-    objectives: list[Name] | None = None
 
     def steps(self) -> range:
         return range(self.every, self.until + 1, self.every)
@@ -235,15 +231,6 @@ class Preset(Settings):
                     f"benchmarks.{name}.stage: before tuning no model answers; write `answer: likelihood`, or leave "
                     "`stage` out"
                 )
-        if self.trajectory is not None:
-            if self.tune is not None and not self.asked_on_the_way:
-                raise ValueError(
-                    "trajectory: checkpoints on the way are not tuned and cannot answer; write `stage: pretrain` at a "
-                    "benchmark whose options are ranked by likelihood, or `tune: null`"
-                )
-            for name in self.trajectory.objectives or []:
-                if name not in self.objectives:
-                    raise ValueError(f"trajectory.objectives: there is no objective '{name}'; name one of the preset's")
         return self
 
     def runs(self) -> list[str]:
@@ -257,12 +244,15 @@ class Preset(Settings):
         ]
 
     def kept_steps(self, objective: str, scale: str) -> list[int]:
-        """After which steps of a pre-training a checkpoint is kept and asked, beside the last one."""
-        if self.trajectory is None or scale != self.scales[-1]:
+        """After which steps of a pre-training a checkpoint is kept and asked, beside the last one.
+
+        An ablation that keeps to some scales is compared by its last checkpoint: of those on the way it has none, unless
+        it ends early, where the others are on the way.
+        """
+        entry = self.objectives[objective]
+        if self.trajectory is None or scale != self.scales[-1] or (entry.scales and entry.steps is None):
             return []
-        if objective not in (self.trajectory.objectives or self.objectives):
-            return []
-        last = self.objectives[objective].steps
+        last = entry.steps
         return [step for step in self.trajectory.steps() if last is None or step < last]
 
     def pretraining(self, arch: str) -> Training:

@@ -10,12 +10,15 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+from eval.outcomes import OUTCOMES, TABLE_ENDINGS
+from eval.stored import FILES
 from tests.end_to_end.running import ROOT, command, planned, refused, snakemake
 
 PHOTOS = os.environ.get("PRIOR_PHOTOS")
@@ -25,12 +28,19 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
     results = tiny[0] / "results" / "mine"
     metrics = pd.read_csv(results / "metrics.csv")
     assert set(metrics.arch) == {"hlvlm", "ulvlm", "baseline"}
-    assert set(metrics.objective) == {"ntp", "prior", "random", "always_yes", "always_no", "always_A"}
-    assert set(metrics.benchmark) == {"heldout", "MME", "POPE", "MMBench", "MMStar", "SEEDBench", "CHAIR"}
+    assert set(metrics.objective) == {"ntp", "prior", "prior-a2", "random", "always_yes", "always_no", "always_A"}
+    before_tuning = {"heldout", "CHAIR", "CaptionChoice"}
+    assert set(metrics.benchmark) == {"MME", "POPE", "MMBench", "MMStar", "SEEDBench"} | before_tuning
     # Every model meets every question, with its picture and without, and captions every picture before it is tuned.
-    models = metrics[(metrics.arch != "baseline") & ~metrics.benchmark.isin(["heldout", "CHAIR"])]
+    runs = 2 * (2 * 3 + 1)
+    models = metrics[(metrics.arch != "baseline") & ~metrics.benchmark.isin(before_tuning)]
     met = models.groupby(["arch", "objective", "scale_tokens", "seed"])[["benchmark", "picture"]].nunique()
-    assert (met.benchmark == 5).all() and (met.picture == 2).all() and len(met) == 2 * 2 * 3
+    assert (met.benchmark == 5).all() and (met.picture == 2).all() and len(met) == runs
+    chosen = metrics[
+        (metrics.benchmark == "CaptionChoice") & (metrics.metric == "accuracy") & (metrics.arch == "hlvlm")
+    ]
+    way = chosen[(chosen.scale_tokens == 12_000) & (chosen.picture == "with")].groupby("objective").step.nunique()
+    assert way.to_dict() == {"ntp": 3, "prior": 3, "prior-a2": 1}, "kept checkpoints answer before they are tuned"
     items = pd.read_parquet(results / "items.parquet")
     kept = models[(models.benchmark == "SEEDBench") & (models.metric == "accuracy")]
     keys = ["arch", "objective", "scale_tokens", "seed", "picture"]
@@ -38,11 +48,18 @@ def test_every_result_is_there(tiny: tuple[Path, str]) -> None:
     assert kept.set_index(keys).value.sort_index().tolist() == pytest.approx(own.sort_index().tolist())
     captions = metrics[metrics.benchmark == "CHAIR"]
     assert set(captions.stage) == {"pretrain"} and set(captions.picture) == {"with", "without"}
-    assert len(captions[captions.metric == "chair_i_equal"]) == 2 * 2 * 3 * 2
+    assert len(captions[captions.metric == "chair_i_equal"]) == runs * 2
     asked = pd.read_csv(results / "benchmarks.csv").set_index("benchmark")
-    assert list(asked.source) == ["generated"] * 6 and asked.rows["MMBench"] == 40
-    for name in ("report.html", "tables/main.md", "tables/losses.csv", "figures/scaling.pdf", "figures/losses.png"):
-        assert (results / name).stat().st_size > 500, name
+    assert list(asked.source) == ["generated"] * 7 and asked.rows["MMBench"] == 40
+    made = [f"tables/{name}.{ending}" for name in OUTCOMES for ending in TABLE_ENDINGS]
+    made += [
+        f"figures/{name}.{ending}" for name, heading in OUTCOMES.items() if heading.figure for ending in ("pdf", "png")
+    ]
+    for name in ("report.html", "viewer.html", "claims.md", "claims.csv", *made):
+        assert (results / name).stat().st_size > 100, name
+    # Only what needs more scales or seeds than the smallest preset has is not given, and says so.
+    refused = [name for name in OUTCOMES if "missing" in pd.read_csv(results / f"tables/{name}.csv")]
+    assert refused == [], refused
     assert not list(results.rglob("*.bin")) + list(results.rglob("*.pkl")), "nothing pickled is published"
     assert not list((results / ".state").rglob("checkpoint-*")), "private checkpoints go with the run"
 
@@ -53,28 +70,24 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     folder, preset = tiny
     assert not planned(folder, preset)
     outputs = {}
-    shown = {"tables", "plots", "report"}
-    measured = {"metrics", "fits", "all", *shown}
-    captioned = {"predict", "score", "score_captions", *measured}
+    shown = {"outcomes", "claims", "report"}
+    measured = {"metrics", "costs", "fits", "viewer", "all", *shown}
+    captioned = {"predict", "predict_step", "score", "score_captions", *measured}
+    trained = {"pretrain", "tune", "mutual", "training", "provenance", *captioned}
+    referred = {"reference", "scores", "heldout_scores", "quality", "words", *trained}
     for change, expected in {
         "statistics: {confidence: 0.9}": {"fits", "all", *shown},
         "evaluation: {max_new_tokens: 9}": captioned,
-        "objectives: {ntp: {kind: ntp}, prior: {kind: prior, alpha: 2.0}}": {
-            "pretrain", "tune", *captioned,
-        },
+        "objectives: {ntp: {kind: ntp}, prior: {kind: prior, alpha: 2.0}}": trained,
         "benchmarks: {MME: {items: 28}, POPE: {items: 36}, MMBench: {items: 10}, MMStar: {items: 20}, "
-        "SEEDBench: {items: 20}, CHAIR: {answer: caption, items: 30}}": {
+        "SEEDBench: {items: 20}, CHAIR: {answer: caption, items: 30}, "
+        "CaptionChoice: {stage: pretrain, answer: likelihood, items: 20}}": {
             "benchmark_pope", "prompts", "sources", *captioned,
         },
-        "reference: {training: {learning_rate: 0.5}}": {
-            "reference", "scores", "words", "pretrain", "tune", *captioned,
-        },
-        "corpus: {val: 61}": {
-            "corpus", "tokens", "reference", "scores", "words", "pretrain", "tune", *captioned,
-        },
+        "reference: {training: {learning_rate: 0.5}}": referred,
+        "corpus: {val: 61}": {"corpus", "tokens", "benchmark_captionchoice", "prompts", "sources", *referred},
         "corpus: {text_only: 501}": {
-            "corpus", "tokenizer", "tokens", "count", "llm", "vision",
-            "reference", "scores", "words", "pretrain", "tune", *captioned,
+            "corpus", "tokenizer", "tokens", "count", "llm", "vision", *referred,
         },
     }.items():  # fmt: skip
         Path(preset).write_text(f"extends: tiny\n{change}\n")
@@ -99,6 +112,41 @@ def test_a_finished_run_has_nothing_to_do_and_a_changed_value_redoes_what_depend
     assert "POPE.tsv" in refused(other, preset, "results/mine/benchmarks/POPE.jsonl")[-1]
     table.write_text(whole)
     assert not {"pretrain", "tune"} & set(planned(other, preset))
+
+
+def test_results_are_made_anew_from_what_was_stored(tiny: tuple[Path, str], tmp_path: Path) -> None:
+    """Elsewhere, without corpus, models and VLMEvalKit, to the same bytes."""
+    folder, _ = tiny
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("extends: tiny\n")
+    for name in FILES:
+        (tmp_path / "stored").mkdir(exist_ok=True)
+        shutil.copy(folder / "results/mine" / name, tmp_path / "stored" / name)
+    call = [*command(tmp_path, str(preset), "figures"), "stored=stored", "vlmevalkit_python=nowhere/python"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    made = [path.relative_to(folder) for path in (folder / "results/mine").glob("tables/*")]
+    made += [path.relative_to(folder) for path in (folder / "results/mine").glob("figures/*")]
+    for path in (*made, Path("results/mine/claims.csv"), Path("results/mine/claims.md")):
+        assert (tmp_path / path).read_bytes() == (folder / path).read_bytes(), path
+    assert not (tmp_path / "results/mine/metrics.csv").exists(), "what is stored stays where it is"
+    call[-2] = "stored=nowhere"
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    mistake = (
+        "error: stored: there is no nowhere/metrics.csv; name a folder in which a run of this preset was published"
+    )
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == mistake
+
+
+def test_snakemakes_own_report_shows_every_result(tiny: tuple[Path, str], tmp_path: Path) -> None:
+    folder, preset = tiny
+    snakemake(folder, preset, "--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as report:
+        names = {Path(name).name for name in report.namelist()}
+        page = report.read(next(name for name in report.namelist() if name.endswith("report.html"))).decode()
+    drawn = {f"{name}.png" for name, heading in OUTCOMES.items() if heading.figure}
+    assert {*drawn, "claims.html", *(f"{name}.html" for name in OUTCOMES)} <= names
+    assert all(heading.category in page for heading in OUTCOMES.values()) and "runtime" in page.lower()
 
 
 # A path on a line of its own, where the block is a file, and a fenced block.
@@ -136,7 +184,7 @@ def test_the_guide_to_adding_a_benchmark_holds_to_the_letter(tiny: tuple[Path, s
     metrics = pd.read_csv(checkout / "results/mine/metrics.csv")
     asked = metrics[(metrics.arch != "baseline") & (metrics.metric == "accuracy")].benchmark.value_counts()
     for name in ("Counting", "RealWorldQA", "Backgrounds"):
-        assert asked[name] == 2 * 2 * 3 * 2, name
+        assert asked[name] == 2 * (2 * 3 + 1) * 2, name
     # The run of before was left alone.
     mine, first = (
         pd.read_csv(results / "metrics.csv").query("benchmark == 'POPE'").to_csv(index=False)

@@ -394,6 +394,17 @@ def stored_files():
     return [STORED / name for name in FILES if STORED == R or Path(STORED, name).exists()]
 
 
+def viewed_runs():
+    """The runs whose tokens and answers the viewer shows: the first seed's at the largest scale."""
+    objectives = [name for name in ("ntp", "prior") if name in preset.objectives]
+    return expand(
+        R / "runs/{arch}/{objective}/{scale}/seed0/pretrain",
+        arch=preset.architectures.names(),
+        objective=objectives,
+        scale=preset.scales[-1],
+    )
+
+
 def shown(path, name):
     """A result as Snakemake's report shows it, with its caption."""
     heading = OUTCOMES.get(name)

@@ -60,7 +60,9 @@ rule claims:
 
 rule viewer:
     input:
-        metrics=R / "metrics.csv",
+        item_rows=R / "items.parquet",
+        benchmarks=expand(R / "benchmarks/{benchmark}.tsv", benchmark=BENCHMARKS),
+        runs=viewed_runs(),
         val=R / f"corpus/val/{WHOLE}",
         scores=R / "scores/heldout.arrow",
         tokenizer=R / "tokenizer",
@@ -71,6 +73,7 @@ rule viewer:
     resources:
         **asks("small"),
     params:
+        settings=digest(preset.evaluation),
         results=R,
     shell:
         'python -m eval viewer --preset "$PRESET" --results {params.results} --out {output} > {log} 2>&1'
