@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from eval.outcomes import OUTCOMES, TABLE_ENDINGS
+from eval.outcomes import FIGURE_ENDINGS, OUTCOMES, TABLE_ENDINGS
 from eval.stored import FILES
 from tests.end_to_end.running import ROOT, command, planned, refused, snakemake
 
