@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from eval import style
 from eval.display import Display, name, number, seeds, spread, tokens
 from eval.gather.classes import CLASSES
 from eval.outcomes.scores import label
-from eval.statistics import mean_interval
 from eval.study import Study
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ARM = ["arch", "objective", "scale_tokens", "unit"]
 COLUMNS = [*ARM, "quantity", "group", "bin", "x", "value", "low", "high", "seeds", "n", "other_seed"]
+VALUES = [*ARM, "seed", "other_seed", "quantity", "group", "bin", "x", "n", "value"]
 MAIN = ("all", "relevant", "other")
 # Of PRIOR at α = 1, which the weights are of.
 JUDGES = ("ntp", "prior")
@@ -60,46 +61,56 @@ def table(study: Study) -> pd.DataFrame:
     gathered = study.table("mutual")
     names = ("arch", "objective", "unit", "group", "by")
     gathered = gathered.astype({key: object for key in names} | {key: float for key in ("w", "mi", "gain", "weight")})
-    rows = [row for key, arm in gathered.groupby(ARM, sort=True) for row in _arm(dict(zip(ARM, key, strict=True)), arm)]
-    found = pd.DataFrame(rows)
-    values = found.groupby([*ARM, "quantity", "group", "bin"], sort=False)
-    confidence = study.settings.confidence
+    gathered = gathered.assign(other_seed=gathered.judge != gathered.seed)
+    parts = [_of_groups(gathered[gathered.by == "all"])]
+    for by, quantity, x in (("w", "mi", "w"), ("mi", "gain", "mi")):
+        tenths = gathered[gathered.by == by]
+        parts.append(tenths.assign(quantity=quantity, x=tenths[x], value=tenths[quantity]))
+    parts.append(_of_profiles(gathered[gathered.by == "w"]))
+    found = pd.concat([part[VALUES] for part in parts], ignore_index=True).dropna(subset="value")
+    return _over_seeds(found, study.settings.confidence)
+
+
+def _of_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each run says of whole groups, a row for each quantity."""
+    run = [*ARM, "seed"]
+    whole = rows[rows.group == "all"].set_index(run)[["n", "weight"]].add_prefix("all_")
+    rows = rows.join(whole, on=run)
+    share = rows.n / rows.all_n
+    rows = rows.assign(share=share, weight_share=share * rows.weight / rows.all_weight, part=share * rows.mi, x=np.nan)
+    quantities = ["rho_w", "rho_gain", "mi", "gain", "share", "weight_share", "part"]
+    keys = [column for column in VALUES if column not in ("quantity", "value")]
+    return rows.melt(id_vars=keys, value_vars=quantities, var_name="quantity")
+
+
+def _of_profiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """How far each run's profile over the tenths of w is from the claim."""
+    profiles = rows.sort_values("bin").groupby([*ARM, "seed", "other_seed", "group"], sort=False)
     records = []
-    for key, part in values:
-        part = part.dropna(subset="value")
-        if part.empty:
-            continue
-        mean = mean_interval(part.value, confidence)
-        record = dict(zip([*ARM, "quantity", "group", "bin"], key, strict=True))
-        interval = {"value": mean.estimate, "low": mean.low, "high": mean.high, "seeds": mean.n}
-        rest = {"x": part.x.mean(), "n": int(round(part.n.mean())), "other_seed": bool(part.other_seed.all())}
-        records.append(record | interval | rest)
-    return pd.DataFrame(records, columns=COLUMNS)
+    for key, part in profiles:
+        mi, weight = part.mi.to_numpy(), part.weight.to_numpy()
+        values = {"fall": largest_fall(mi), "off": off_proportion(weight, mi)}
+        same = dict(zip([*ARM, "seed", "other_seed", "group"], key, strict=True))
+        same |= {"bin": -1, "x": np.nan, "n": int(part.n.sum())}
+        records += [same | {"quantity": quantity, "value": value} for quantity, value in values.items()]
+    return pd.DataFrame(records, columns=VALUES)
 
 
-def _arm(key: dict[str, object], arm: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Every quantity of each run of an arm."""
-    for _, run in arm.groupby("seed"):
-        same = key | {"other_seed": bool((run.judge != run.seed).all())}
-        total = run[run.by == "all"].set_index("group")
-        whole = total.loc["all"]
-        for group, row in total.iterrows():
-            point = same | {"group": group, "bin": -1, "x": np.nan, "n": row.n}
-            values = {"rho_w": row.rho_w, "rho_gain": row.rho_gain, "mi": row.mi, "gain": row.gain}
-            values["share"] = row.n / whole.n
-            values["weight_share"] = row.n * row.weight / (whole.n * whole.weight)
-            values["part"] = row.n * row.mi / whole.n
-            yield from (point | {"quantity": quantity, "value": value} for quantity, value in values.items())
-        for by, quantity, x in (("w", "mi", "w"), ("mi", "gain", "mi")):
-            for row in run[run.by == by].itertuples():
-                point = same | {"quantity": quantity, "group": row.group, "bin": row.bin, "n": row.n}
-                yield point | {"x": getattr(row, x), "value": getattr(row, quantity)}
-        binned = run[run.by == "w"]
-        for group, part in binned.groupby("group"):
-            part = part.sort_values("bin")
-            point = same | {"group": group, "bin": -1, "x": np.nan, "n": int(part.n.sum())}
-            yield point | {"quantity": "fall", "value": largest_fall(part.mi.to_numpy())}
-            yield point | {"quantity": "off", "value": off_proportion(part.weight.to_numpy(), part.mi.to_numpy())}
+def _over_seeds(found: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Means over seeds with t intervals as in `eval.statistics.mean_interval`, all at once: there are thousands."""
+    grouped = found.groupby([*ARM, "quantity", "group", "bin"], sort=True)
+    table = grouped.agg(
+        x=("x", "mean"),
+        value=("value", "mean"),
+        spread=("value", "std"),
+        seeds=("value", "size"),
+        n=("n", "mean"),
+        other_seed=("other_seed", "all"),
+    ).reset_index()
+    with np.errstate(invalid="ignore"):
+        half = stats.t.ppf((1 + confidence) / 2, table.seeds - 1) * table.spread / np.sqrt(table.seeds)
+    table = table.assign(low=table.value - half, high=table.value + half, n=table.n.round().astype(int))
+    return table[COLUMNS]
 
 
 def largest_fall(values: np.ndarray) -> float:

@@ -144,6 +144,10 @@ class Sample:
         with np.errstate(invalid="ignore", divide="ignore"):
             return [self._interval(values) for values in (above / below).T]
 
+    def ratio(self, above: np.ndarray, below: np.ndarray) -> Interval:
+        """Σ above / Σ below."""
+        return self.ratios([(above, below)])[0]
+
     def ranking(self, w: np.ndarray, relevant: np.ndarray) -> tuple[Interval, Interval]:
         """AUC of `w` for `relevant`, and precision at the true share."""
         ranks = stats.rankdata(w)
