@@ -28,7 +28,7 @@ COLUMNS = [
 # Jobs whose time Snakemake takes; the others fetch, count or draw.
 STAGES = {
     **{rule: rule for rule in ("corpus", "tokenizer", "tokens", "llm", "vision", "reference", "scores")},
-    **{rule: rule for rule in ("pretrain", "tune", "predict", "predict_step")},
+    **{rule: rule for rule in ("heldout_scores", "pretrain", "tune", "predict", "predict_step")},
     **dict.fromkeys(("score", "score_degenerate", "score_captions"), "score"),
 }
 CELLS = ("pretrain", "tune", "predict", "predict_step")
@@ -112,6 +112,8 @@ def timing_files(preset: Preset, timings: Path, stage: str, cell: Cell | None = 
         return ["reference/base.tsv"]
     if stage == "scores":
         return [f"scores/base/{shard}.tsv" for shard in train]
+    if stage == "heldout_scores":
+        return ["scores/heldout.tsv"]
     if stage == "score":
         return [f"score/{name}.tsv" for name in _measures(preset)]
     assert cell is not None

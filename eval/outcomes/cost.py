@@ -19,20 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = [
-    *(
-        "kind",
-        "stage",
-        "arch",
-        "objective",
-        "scale_tokens",
-        "quantity",
-        "value",
-        "low",
-        "high",
-        "seeds",
-        "unit",
-        "note",
-    ),
+    *("kind", "stage", "arch", "objective", "scale_tokens", "quantity"),
+    *("value", "low", "high", "seeds", "unit", "note"),
 ]
 UNITS = {
     **{"jobs": "jobs", "runs": "runs", "tokens": "tokens", "positions": "positions", "flops": "FLOPs"},
@@ -40,7 +28,8 @@ UNITS = {
 }
 STAGES = {
     **{"corpus": "corpus", "tokenizer": "tokenizer", "tokens": "tokenising", "llm": "base LLM"},
-    **{"vision": "vision tower", "reference": "reference LLM", "scores": "scores", "pretrain": "pre-training"},
+    **{"vision": "vision tower", "reference": "reference LLM", "scores": "scores"},
+    **{"heldout_scores": "scores, held-out", "pretrain": "pre-training"},
     **{"tune": "tuning", "predict": "answers", "predict_step": "answers on the way", "score": "scoring of answers"},
 }
 # What PRIOR needs and NTP does not.
@@ -95,9 +84,9 @@ def show(table: pd.DataFrame) -> list[Display]:
     note = (
         "Tokens: label tokens trained on or scored, over all seeds. Positions: what an LLM computed for these, "
         "pictures included. FLOPs: by the formulas of the plan, with captions as long as the corpus's; answers "
-        "count at their longest. Times and memory: Snakemake's measurements, summed over jobs, the most of one for memory; of a job "
-        "that was interrupted they hold the last part alone. Wall time is of jobs that shared a machine. Fetching, "
-        "counting and drawing are left out. Empty: not measured, or not known."
+        "count at their longest. Times and memory: Snakemake's measurements, summed over jobs, the most of one for "
+        "memory; of a job that was interrupted they hold the last part alone. Wall time is of jobs that shared a "
+        "machine. Fetching, counting and drawing are left out. Empty: not measured, or not known."
     )
     if missing:
         note += f" Missing: {'; '.join(missing)}."
