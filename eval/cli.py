@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 import yaml
 
@@ -16,6 +14,9 @@ from prior.errors import UserError
 from prior.files import whole, write_text
 
 Table = Annotated[Path, typer.Option()]
+
+# The C library writes hundreds of runs in a tenth of the time.
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -205,95 +206,93 @@ def words(
     captions: Annotated[int, typer.Option(help="How many captions, the first of the corpus.")],
 ) -> None:
     """Gather the scored tokens of training captions, and the words that they make up."""
-    from eval.words import token_scores, word_scores
+    from eval.gather.words import describe, token_scores, word_scores
     from prior.backbones import load_tokenizer
     from prior.corpus.store import read_corpus
     from prior.documents import Ragged
     from prior.tokens import read_ragged, read_table, shard_files
 
-    names = shard_names(checked_preset(preset).corpus, "train")
-    records, speller = read_corpus(train, names), load_tokenizer(tokenizer)
-    records = records.select(range(min(captions, len(records))))
+    corpus = checked_preset(preset).corpus
+    names = shard_names(corpus, "train")
+    records = read_corpus(train, names)
+    described = describe(records.select(range(min(captions, len(records)))), load_tokenizer(tokenizer), corpus)
     logprob = Ragged.join(read_ragged(read_table(path)["logprob"]) for path in shard_files(scores, names))
     for path, gather in ((out, word_scores), (tokens, token_scores)):
         with whole(path) as temporary:
-            gather(records, speller, logprob).to_parquet(temporary, index=False)
+            gather(described, logprob).to_parquet(temporary, index=False, compression="zstd")
 
 
 @app.command()
-def tables(
+def mutual(preset: PresetName, results: Folder, scores: Table, val: Table, tokenizer: Table, out: Table) -> None:
+    """Gather what held-out tokens learn from their pictures in every run, against what PRIOR weighs them by."""
+    from eval.gather.mutual import mutual as gather
+    from prior.backbones import load_tokenizer
+    from prior.corpus.store import read_corpus
+
+    table = gather(results, checked_preset(preset), scores, read_corpus(val), load_tokenizer(tokenizer))
+    with whole(out) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+@app.command()
+def training(preset: PresetName, results: Folder, out: Table) -> None:
+    """Gather the steps of every pre-training, in bins."""
+    from eval.gather.training import training as gather
+
+    table = gather(checked_preset(preset), results / "runs")
+    with whole(out) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+@app.command()
+def provenance(preset: PresetName, results: Folder, out: Table) -> None:
+    """Write the ``run.yaml`` of every run and stage into one file."""
+    from eval.report.origin import gather
+
+    write_text(out, yaml.dump(gather(results, checked_preset(preset)), Dumper=_Dumper, sort_keys=False))
+
+
+@app.command()
+def outcomes(
     preset: PresetName,
-    metrics: Table,
-    items: Table,
+    stored: Annotated[Path, typer.Option(help="Folder of the small files that results are made from.")],
     fits: Table,
-    words: Table,
+    paper: Table,
+    tables: Folder,
+    figures: Folder,
+    only: Annotated[list[str] | None, typer.Option(help="A result, such as losses; may be repeated.")] = None,
+) -> None:
+    """Make every result: its table as CSV, Markdown, LaTeX and HTML, its figure as PDF and PNG."""
+    from eval.outcomes import OUTCOMES, write_outcomes
+    from eval.study import read_study
+
+    if unknown := [name for name in only or [] if name not in OUTCOMES]:
+        raise UserError(f"--only {unknown[0]}: there is no such result; choose from {', '.join(OUTCOMES)}")
+    study = read_study(stored, checked_preset(preset), paper, fits)
+    write_outcomes(study, tables, figures, only or OUTCOMES)
+
+
+@app.command()
+def report(
+    preset: PresetName,
+    stored: Annotated[Path, typer.Option(help="Folder of metrics.csv, items.parquet and what lies beside them.")],
+    results: Annotated[Path, typer.Option(help="Folder of tables, figures and claims.csv.")],
     paper: Table,
     out: Table,
-    asked: Table,
-    quality: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Write every table as CSV and Markdown."""
-    from eval.results import read_items, read_metrics, read_paper
-    from eval.tables import write_tables
-
-    laws = json.loads(fits.read_text(encoding="utf-8"))
-    settings = checked_preset(preset).statistics
-    write_tables(
-        read_metrics(metrics),
-        read_items(items),
-        laws,
-        settings,
-        read_paper(paper),
-        out,
-        pd.read_parquet(words),
-        json.loads(quality.read_text(encoding="utf-8")) if quality else None,
-        pd.read_csv(asked),
-    )
-
-
-@app.command()
-def figures(
-    preset: PresetName, metrics: Table, items: Table, fits: Table, tokens: Table, paper: Table, out: Table
-) -> None:
-    """Draw every figure as PDF and PNG."""
-    from eval.figures import write_figures
-    from eval.results import read_items, read_metrics, read_paper
-
-    laws = json.loads(fits.read_text(encoding="utf-8"))
-    settings = checked_preset(preset).statistics
-    write_figures(
-        read_metrics(metrics), read_items(items), laws, settings, read_paper(paper), out, pd.read_parquet(tokens)
-    )
-
-
-@app.command()
-def report(preset: PresetName, results: Table, paper: Table, out: Table, provenance: Table) -> None:
-    """Write the page that shows what was run and what came of it, and every ``run.yaml`` in one file."""
-    from eval.report import About, write_report
-    from eval.results import read_items, read_metrics, read_paper
+    """Write the page that shows what was run, what came of it, and where each number comes from."""
+    from eval.report import write_report
+    from eval.study import read_study
 
     settings = checked_preset(preset)
-    names = [f"runs/{run}/{stage}" for run in settings.runs() for stage in settings.stages]
-    runs = {name: yaml.safe_load((results / name / "run.yaml").read_text(encoding="utf-8")) for name in names}
-    write_text(provenance, yaml.safe_dump(runs, sort_keys=False))
-    first, *_ = runs.values()
-    about = About(
-        preset=settings.name,
-        settings=settings.model_dump(mode="json"),
-        versions=first["versions"],
-        commits=tuple(dict.fromkeys(run["commit"] for run in runs.values())),
-        provenance=tuple(f"{name}/run.yaml" for name in names),
-    )
-    write_report(
-        read_metrics(results / "metrics.csv"),
-        read_items(results / "items.parquet"),
-        json.loads((results / "fits.json").read_text(encoding="utf-8")),
-        settings.statistics,
-        read_paper(paper),
-        results / "figures",
-        out,
-        about,
-        pd.read_parquet(results / "words.parquet"),
-        json.loads((results / "reference/base/quality.json").read_text(encoding="utf-8")),
-        pd.read_csv(results / "benchmarks.csv"),
-    )
+    viewer = (results / "viewer.html").is_file()
+    write_report(read_study(stored, settings, paper), settings, results, out, viewer=viewer)
+
+
+@app.command()
+def viewer(preset: PresetName, results: Folder, out: Table) -> None:
+    """Write the token viewer: held-out captions under PRIOR's weights, and what was answered about their pictures."""
+    from eval.viewer.gather import gather
+    from eval.viewer.page import write_page
+
+    write_page(gather(checked_preset(preset), results), out)

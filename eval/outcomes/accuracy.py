@@ -13,9 +13,9 @@ from eval.study import Missing, Study
 def table(study: Study) -> pd.DataFrame:
     """Share of right answers (percent) at the largest scale against guessing, for other seeds and other items.
 
-    Columns: arch, objective, picture, benchmark, value, low, high, seeds, items, chance, above_chance; degenerate rows
-    come last. Every item counts for itself (MMBench: every rotation), so `chance` is one over the number of options.
-    Benchmarks that have no accuracy are left out.
+    Columns: arch, objective, picture, benchmark, scale_tokens, value, low, high, seeds, items, chance, above_chance;
+    degenerate rows come last. Every item counts for itself (MMBench: every rotation), so `chance` is one over the
+    number of options. Benchmarks that have no accuracy are left out.
     """
     metrics, settings = study.metrics, study.settings
     items = compared(study.items[study.items.benchmark.isin(select(metrics, metric="accuracy").benchmark)])
@@ -30,8 +30,8 @@ def table(study: Study) -> pd.DataFrame:
         key = {"arch": arch, "objective": objective, "picture": picture, "benchmark": benchmark}
         value = {"value": spread.estimate, "low": spread.low, "high": spread.high, "seeds": spread.n}
         count = {"items": part.item.nunique(), "chance": chance, "above_chance": spread.low > chance}
-        records.append(key | value | count)
-    return pd.DataFrame(records, columns=[*names, "chance", "above_chance"])
+        records.append(key | {"scale_tokens": part.scale_tokens.iloc[0]} | value | count)
+    return pd.DataFrame(records, columns=[*names[:4], "scale_tokens", *names[4:], "chance", "above_chance"])
 
 
 def show(table: pd.DataFrame) -> list[Display]:
