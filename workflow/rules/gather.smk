@@ -94,6 +94,7 @@ rule training:
 rule costs:
     input:
         R / "metrics.csv",
+        R / "scores/heldout.arrow",
     output:
         R / "costs.csv",
     log:
