@@ -13,6 +13,10 @@ from eval.results import BASELINE, Score, arms, by_seed, largest, select
 from prior.config import Statistics
 from prior.errors import UserError
 
+# Up to how many paired differences all flips of their signs are gone through, how many flips are drawn beyond, and how
+# many for thousands of differences, where a tenth tells as much.
+ENUMERATED, DRAWS, FEWER = 16, 100_000, 10_000
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -73,12 +77,67 @@ def relative_improvement(ours: pd.Series, base: pd.Series, confidence: float) ->
     return Interval(ratio - 1, low, high, n)
 
 
-def bootstrap_accuracy(items: pd.DataFrame, settings: Statistics) -> Interval:
-    """Accuracy (percent) of one arm on one benchmark, with a percentile interval over seeds and items.
+def over_seeds(units: pd.Series, confidence: float) -> Interval:
+    """Mean of `units`, indexed by ``seed`` and whatever else, with the t interval of the seeds' own means.
 
-    All seeds answer the same questions, so each resample draws seeds and, independently, groups of items (columns
-    `seed`, `group`, `correct`), and takes the accuracy on their intersection (Owen, 2007, "pigeonhole bootstrap").
-    With one seed the interval covers the choice of items alone.
+    What shares a seed shares its data and may be dependent in any way: a seed counts once, however many architectures
+    and scales it was trained at. Every seed must have as many units as the others.
+
+    Raises
+    ------
+    ValueError
+        If a seed has fewer units.
+    """
+    by_seed = units.groupby(level="seed")
+    if by_seed.size().nunique() > 1:
+        raise ValueError("some seeds have fewer units than others")
+    return mean_interval(by_seed.mean(), confidence)
+
+
+def sign_flip(units: Sequence[float] | np.ndarray | pd.Series, seed: int) -> float:
+    """Two-sided p of the hypothesis that each of `units`, paired differences, is as likely to have the other sign.
+
+    Compares the absolute mean with that under flipped signs: all of them up to `ENUMERATED` units, which gives the
+    exact p; beyond that `DRAWS` random ones (`FEWER` for more than a thousand units), and p = (k + 1)/(N + 1) of the k
+    among N that reach the observed mean (Phipson and Smyth, 2010). The smallest p of n units is 2^(1 - n); one unit has
+    none (NaN).
+    """
+    data = np.asarray(units, dtype=float)
+    n = len(data)
+    if n < 2:
+        return float("nan")
+    # Sums that differ by rounding alone are equal.
+    bar = abs(data.sum()) - 1e-12 * np.abs(data).sum()
+    if n <= ENUMERATED:
+        # The last sign is held: flipping all of them leaves the absolute sum as it is.
+        signs = 1 - 2 * (np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1)
+        return float(np.mean(np.abs(signs @ data) >= bar))
+    rng, reached = np.random.default_rng(seed), 0
+    draws = DRAWS if n <= 1000 else FEWER
+    for _ in range(draws // 1000):
+        reached += int((np.abs((1 - 2 * rng.integers(0, 2, (1000, n), dtype=np.int8)) @ data) >= bar).sum())
+    return (reached + 1) / (draws + 1)
+
+
+def holm(ps: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
+    """p values adjusted for their number by Holm (1979); a p that is NaN is no test, stays NaN and does not count."""
+    raw = np.asarray(ps, dtype=float)
+    adjusted = np.full(len(raw), np.nan)
+    order = [place for place in np.argsort(raw, kind="stable") if np.isfinite(raw[place])]
+    steps = [(len(order) - rank) * raw[place] for rank, place in enumerate(order)]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if steps else []
+    return adjusted
+
+
+def crossed_accuracy(items: pd.DataFrame, confidence: float) -> Interval:
+    """Accuracy (percent) of one arm on one benchmark, with an interval for other seeds and other items.
+
+    All seeds answer the same questions, so that seeds and groups of items (columns `seed`, `group`, `correct`) are
+    crossed random effects. Their variances come from the mean squares of a two-way layout, one that comes out negative
+    being zero; the interval is Student's with Satterthwaite's degrees of freedom (1946), no narrower than that over the
+    seeds' own accuracies where these differ by more than items explain, and cut at 0 and 100. Groups of different sizes
+    enter by how far their right answers are from their share of them. With one seed the interval covers the choice of
+    items alone; of a single group there is none (NaN).
 
     Raises
     ------
@@ -92,15 +151,42 @@ def bootstrap_accuracy(items: pd.DataFrame, settings: Statistics) -> Interval:
             "items.parquet: the seeds of one arm answered different questions; predict and score them again"
         )
     sums, counts = right.to_numpy(float), asked.to_numpy(float)
-    rng = np.random.default_rng(settings.seed)
-    seeds, groups = sums.shape
-    draw_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=settings.resamples).astype(float)
-    draw_groups = rng.multinomial(groups, np.full(groups, 1 / groups), size=settings.resamples).astype(float)
-    hits = ((draw_seeds @ sums) * draw_groups).sum(axis=1)
-    total = ((draw_seeds @ counts) * draw_groups).sum(axis=1)
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(100 * hits / total, [tail, 1 - tail])
-    return Interval(float(100 * sums.sum() / counts.sum()), float(low), float(high), seeds)
+    share = sums.sum() / counts.sum()
+    half = _crossed_half((sums - share * counts) / counts.mean(), confidence)
+    # A bound that is NaN stays so.
+    low, high = np.clip([share - half, share + half], 0, 1)
+    return Interval(float(100 * share), float(100 * low), float(100 * high), len(sums))
+
+
+def _crossed_half(cells: np.ndarray, confidence: float) -> float:
+    """Half the width of the interval of the mean of `cells`, shape (seeds, groups); NaN for a single group."""
+    seeds, groups = cells.shape
+    if groups == 1:
+        return float("nan")
+    by_seed, by_group = cells.mean(axis=1, keepdims=True), cells.mean(axis=0, keepdims=True)
+    of_groups = seeds * by_group.var(ddof=1)
+    of_seeds = rest = 0.0
+    if seeds > 1:
+        rest = ((cells - by_seed - by_group + cells.mean()) ** 2).sum() / ((seeds - 1) * (groups - 1))
+        of_seeds = groups * by_seed.var(ddof=1)
+    # The mean's variance is (of seeds + of groups - rest) / cells. Where one of the first two is below the rest, its
+    # own variance is estimated as none, and the other is all there is.
+    terms = [(of_seeds, seeds - 1), (of_groups, groups - 1), (-rest, (seeds - 1) * (groups - 1))]
+    if of_seeds <= rest or of_groups <= rest:
+        terms = [max(terms[:2])]
+    total = sum(value for value, _ in terms)
+    spread = sum(value**2 / freedom for value, freedom in terms if value)
+    if spread == 0:
+        return 0.0
+
+    def quantile(freedom: float) -> float:
+        return float(stats.t.ppf((1 + confidence) / 2, freedom))
+
+    half = quantile(total**2 / spread) * np.sqrt(total)
+    if of_seeds > rest:
+        # Few seeds that happen to lie close together would make Satterthwaite's degrees of freedom too many.
+        half = max(half, quantile(seeds - 1) * np.sqrt(of_seeds))
+    return float(half / np.sqrt(cells.size))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from eval.results import Paper, check_metrics, compared, largest, read_items, read_metrics, read_paper
+from eval.results import Paper, Score, check_metrics, compared, largest, read_items, read_metrics, read_paper, scores
+from eval.statistics import Verdict, testable
 from eval.stored import ITEMS, METRICS, PROVENANCE, QUALITY, TABLES
 from prior.config import Objective, Preset, Statistics
 from prior.errors import UserError
+
 
 class Missing(Exception):
     """Why a result cannot be given for this preset; it is shown in the result's place."""
@@ -80,6 +82,16 @@ class Study:
     def last(self) -> pd.DataFrame:
         """The last checkpoints at the largest scale, of `compared`."""
         return largest(self.compared)
+
+    @cached_property
+    def columns(self) -> list[Score]:
+        """The benchmark columns of `compared`."""
+        return scores(self.compared, self.items)
+
+    @cached_property
+    def testable(self) -> dict[str, dict[str, Verdict]]:
+        """By label of a column and architecture, whether the benchmark tells models apart."""
+        return {score.label: testable(self.compared, score, self.settings) for score in self.columns}
 
 
 def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = None) -> Study:

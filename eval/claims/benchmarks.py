@@ -1,0 +1,175 @@
+"""Evidence from benchmarks: gains over NTP, the best checkpoints, the ablation of α, made-up objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from eval.chair import EQUAL
+from eval.claims.evidence import UNIT, Evidence, mean_of, pairs, ratio_of
+from eval.outcomes import stability
+from eval.outcomes.alpha import shared
+from eval.outcomes.trajectory import numbered, on_the_way
+from eval.results import BASELINE, HELDOUT, Score, averaged, averages, final, scores, select
+from eval.statistics import over_seeds
+from eval.study import Missing, Study
+
+
+def improvement(study: Study, arch: str) -> Evidence:
+    """By how many percent PRIOR's raw average is above NTP's in one setting, over all scales."""
+    columns = _columns(study)
+    if arch not in set(study.compared.arch):
+        raise Missing("this setting was not trained")
+    averaged_ = _averages(select(final(study.compared), picture="with", arch=arch), columns, "raw")
+    found = ratio_of(*pairs(averaged_), study)
+    last = averaged_[averaged_.scale_tokens == averaged_.scale_tokens.max()]
+    alone = ratio_of(*pairs(last), study)
+    bounds = f" [{alone.low:+.1f}, {alone.high:+.1f}]" if np.isfinite(alone.low) else ""
+    return _able(replace(found, note=f"at the largest scale alone {alone.value:+.1f}{bounds} %"), study, columns, arch)
+
+
+def corrected(study: Study) -> Evidence:
+    """PRIOR − NTP, average with guessing as 0 and perfection as 1, over settings, scales and seeds."""
+    columns = _columns(study)
+    rows = _averages(select(final(study.compared), picture="with"), columns, "corrected")
+    ours, base = pairs(rows)
+    return _able(mean_of(ours - base, study), study, columns)
+
+
+def best_checkpoint(study: Study) -> Evidence:
+    """By how many percent the best of PRIOR's checkpoints at the largest scale is above the best of NTP's."""
+    rows, columns = _on_the_way(study)
+    best = rows.groupby(["objective", *UNIT], as_index=False).value.max()
+    return _able(ratio_of(*pairs(best), study, note=_asked(columns)), study, columns)
+
+
+def between_checkpoints(study: Study) -> Evidence:
+    """PRIOR − NTP, how far a checkpoint's score is off its neighbours (`eval.outcomes.stability`), root mean square."""
+    rows, columns = _on_the_way(study)
+    arms = ["arch", "objective", "scale_tokens"]
+    spread = [
+        np.sqrt(stability.between_checkpoints(part))
+        .rename("value")
+        .rename_axis("seed")
+        .reset_index()
+        .assign(**dict(zip(arms, key, strict=True)))
+        for key, part in rows.groupby(arms)
+    ]
+    if not all(len(part) for part in spread):
+        raise Missing("fewer than three checkpoints of a training were asked")
+    ours, base = pairs(pd.concat(spread))
+    return _able(mean_of(ours - base, study, note=_asked(columns)), study, columns)
+
+
+def against_alpha(study: Study, alpha: float, base: float) -> Evidence:
+    """The corrected average at one α minus that at another, at the largest scale of the ablation."""
+    rows, columns = _ablated(study)
+    ours, theirs = (_objective(study, value) for value in (alpha, base))
+    first, second = pairs(rows, ours, theirs)
+    return _able(mean_of(first - second, study), study, columns)
+
+
+def plateau(study: Study) -> Evidence:
+    """Half of what α = 1 gains over NTP, minus how far α = 2 is from α = 1: above zero on both sides, it is a plateau.
+
+    Two tests that must both pass: of half the gain minus the difference, and of half the gain plus it. The side that
+    is nearer to the edge gives the value; its interval and p are the worse of the two.
+    """
+    rows, columns = _ablated(study)
+    one = _objective(study, 1)
+    ours, ntp = pairs(rows, one, "ntp")
+    two, _ = pairs(rows, _objective(study, 2), one)
+    gain = over_seeds(ours - ntp, study.settings.confidence)
+    sides = [mean_of((ours - ntp) / 2 + sign * (two - ours), study) for sign in (1, -1)]
+    nearer = min(sides, key=lambda side: side.value)
+    found = replace(nearer, low=min(side.low for side in sides), p=max(side.p for side in sides))
+    if not gain.low > 0:
+        found = replace(found, fixed="the gain of α = 1 over NTP is not above zero: there is no plateau to be on")
+    return _able(found, study, columns)
+
+
+def hallucination(study: Study) -> Evidence:
+    """PRIOR − NTP, share of made-up objects in captions of equal length, in percentage points."""
+    rows = select(final(study.compared), picture="with", benchmark="CHAIR", metric="chair_i" + EQUAL)
+    if rows.empty:
+        raise Missing("no captions were asked for")
+    if not rows.n_items.all():
+        raise Missing("a model's captions mention no object at all, so that none can be made up")
+    ours, base = pairs(rows)
+    return mean_of(ours - base, study)
+
+
+def _columns(study: Study) -> list[Score]:
+    """The paper's benchmarks."""
+    found = [score for score in study.columns if score.in_paper]
+    if not found:
+        raise Missing("none of the paper's benchmarks was asked")
+    return found
+
+
+def _able(found: Evidence, study: Study, columns: list[Score], arch: str | None = None) -> Evidence:
+    """The evidence, marked where no benchmark tells models apart."""
+    verdicts = [study.testable[score.label] for score in columns]
+    told = [verdict for each in verdicts for owner, verdict in each.items() if arch in (None, owner)]
+    if found.fixed or any(verdict.testable for verdict in told):
+        return found
+    why = dict.fromkeys(verdict.reason.removeprefix("not testable: ") for verdict in told)
+    said = next(iter(why)) if len(why) == 1 else "NTP does no better than answers that need no picture"
+    return replace(found, fixed=f"no benchmark can tell models apart: {said}")
+
+
+def _averages(rows: pd.DataFrame, columns: list[Score], kind: str, by: Iterable[str] = ()) -> pd.DataFrame:
+    """An average of `eval.results.averages` for each arm, scale and seed (and whatever else)."""
+    keys = ["arch", "objective", "scale_tokens", *by]
+    found = []
+    for key, part in rows.groupby(keys):
+        values = averages(part, columns).get(kind, pd.Series(dtype=float))
+        found.append(
+            values.rename("value").rename_axis("seed").reset_index().assign(**dict(zip(keys, key, strict=True)))
+        )
+    table = pd.concat(found, ignore_index=True).dropna()
+    if table.empty:
+        raise Missing("the benchmarks were not all asked of the same checkpoints, or their maximum is not known")
+    return table
+
+
+def _on_the_way(study: Study) -> tuple[pd.DataFrame, list[Score]]:
+    """The raw average of each checkpoint on the way, of those benchmarks that were asked there."""
+    models = select(study.compared, picture="with")
+    models = models[models.arch != BASELINE]
+    asked = on_the_way(models[models.scale_tokens == models.scale_tokens.max()])
+    if asked.empty:
+        raise Missing("no benchmark was asked on the way")
+    columns = scores(asked, study.items)
+    rows = _averages(asked, columns, "raw", ["step"])
+    arms = [
+        numbered(part, f"{arch}/{objective} on the way")
+        for (arch, objective), part in rows.groupby(["arch", "objective"])
+    ]
+    return pd.concat(arms, ignore_index=True), averaged(columns)
+
+
+def _asked(columns: list[Score]) -> str:
+    return f"asked on the way: {', '.join(score.label for score in columns)}"
+
+
+def _ablated(study: Study) -> tuple[pd.DataFrame, list[Score]]:
+    """The corrected average of every α at the largest scale that has one beside 0 and 1."""
+    others = [name for name, alpha in study.alphas.items() if alpha not in (0, 1)]
+    scale = study.metrics[study.metrics.objective.isin(others)].scale_tokens.max()
+    if pd.isna(scale):
+        raise Missing("no other α was trained")
+    columns, models = _columns(study), select(study.metrics, picture="with")
+    models = models[models.objective.isin(study.alphas) & (models.benchmark != HELDOUT)]
+    rows = [shared(part) for _, part in models[models.scale_tokens == scale].groupby("arch")]
+    return _averages(pd.concat(rows), columns, "corrected"), columns
+
+
+def _objective(study: Study, alpha: float) -> str:
+    found = [name for name, value in study.alphas.items() if value == alpha]
+    if not found or found[0] not in set(study.metrics.objective):
+        raise Missing(f"α = {alpha:g} was not trained")
+    return found[0]

@@ -1,0 +1,76 @@
+"""Evidence from importance scores: against relevance, and against what tokens learn from their picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.claims.evidence import UNIT, Evidence, mean_of
+from eval.claims.training import whole
+from eval.outcomes.scores import Sample
+from eval.statistics import sign_flip
+from eval.study import Missing, Study
+
+CAPTIONS, TRAININGS = "captions", "trainings"
+
+
+def share(study: Study) -> Evidence:
+    """The share of words, in percent, that the picture decides."""
+    words = _words(study)
+    sample = Sample(words.caption, study.settings)
+    found = sample.ratio(words.relevant.to_numpy(dtype=float), np.ones(len(words)))
+    known = "word_class" in words and words.word_class.notna().any()
+    why = "set by construction: the captions are generated to that share" if known else "a property of the captions"
+    value, low, high = (100 * bound for bound in (found.estimate, found.low, found.high))
+    return Evidence(value, low, high, float("nan"), sample.captions, CAPTIONS, sample.captions, fixed=why)
+
+
+def ranking(study: Study) -> Evidence:
+    """The chance that a word which the picture decides has a higher w than another; p by captions.
+
+    The p is of the mean w of a caption's words of one kind minus that of the other kind.
+    """
+    words = _words(study)
+    sample = Sample(words.caption, study.settings)
+    relevant, w = words.relevant.to_numpy(dtype=bool), words.weight.to_numpy(dtype=float)
+    auc, _ = sample.ranking(w, relevant)
+    means = pd.DataFrame({"caption": sample.caption, "relevant": relevant, "w": w})
+    sides = means.groupby(["caption", "relevant"]).w.mean().unstack()
+    if sides.shape[1] < 2:
+        raise Missing("all words are of one kind")
+    gaps = (sides[True] - sides[False]).dropna()
+    p, note = sign_flip(gaps, study.settings.seed), "one reference LLM"
+    if len(gaps) < sample.captions:
+        note += f"; {sample.captions - len(gaps)} captions have words of one kind alone"
+    return Evidence(auc.estimate, auc.low, auc.high, p, len(gaps), CAPTIONS, len(gaps), note)
+
+
+def tracking(study: Study) -> Evidence:
+    """Spearman's correlation of w with the mutual information of token and picture in each NTP training."""
+    return _correlation(study, "rho_w", "ntp")
+
+
+def gaining(study: Study) -> Evidence:
+    """Spearman's correlation of a token's mutual information, told by another seed's NTP, with its gain under PRIOR."""
+    return _correlation(study, "rho_gain", "prior")
+
+
+def _correlation(study: Study, column: str, objective: str) -> Evidence:
+    table = study.table("mutual")
+    where = {"unit": "token", "group": "all", "by": "all", "objective": objective}
+    for name, value in where.items():
+        table = table[table[name].astype(str) == value]
+    rows = whole(table.astype({"arch": str, "objective": str}), study, "mutual.parquet")
+    units = rows.set_index(UNIT)[column].astype(float).sort_index()
+    if not len(units) or units.isna().any():
+        raise Missing("a correlation is not defined: one of its sides does not vary, or was not measured")
+    return mean_of(units, study, TRAININGS)
+
+
+def _words(study: Study) -> pd.DataFrame:
+    words: Any = study.table("words")
+    if "caption" not in words or words.relevant.isna().any():
+        raise Missing("it is not known which words the picture decides")
+    return words
