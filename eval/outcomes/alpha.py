@@ -149,9 +149,7 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
     told = f"bars: {study.settings.confidence:.0%} t intervals over {count} seeds" if count > 1 else "one seed: no bars"
     named = [key for key in ("ntp", "prior") if key in set(rows.objective)]
     style.legend(figure, named, lines=[("level of NTP", style.DASHED)], note=told)
-    style.title(
-        figure, f"Ablation of α ({tokens(float(scale))} caption tokens; better is up for scores, down for losses)"
-    )
+    style.title(figure, f"Ablation of α ({tokens(float(scale))} caption tokens)")
     return figure
 
 

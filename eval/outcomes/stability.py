@@ -12,13 +12,14 @@ from eval import style
 from eval.display import MINUS, Display, name, number, seeds, tokens
 from eval.gather.training import LOSSES, THRESHOLD, WINDOW
 from eval.outcomes.dots import objectives_of
-from eval.outcomes.trajectory import numbered, on_the_way
+from eval.outcomes.trajectory import bands, numbered, on_the_way
 from eval.results import BASELINE, HELDOUT, arms, by_seed, scores, select
 from eval.statistics import Interval, mean_interval, paired_difference, relative_improvement
 from eval.study import Missing, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLUMNS = [
@@ -98,7 +99,7 @@ def between_checkpoints(rows: pd.DataFrame) -> pd.Series:
 
 def show(table: pd.DataFrame) -> list[Display]:
     """The largest scale in full, then the ratios to NTP at every scale, then the paper's own trajectory."""
-    ours = table[table.arch != PAPER]
+    ours = table[table.arch != PAPER].sort_values("arch", kind="stable")
     scale = ours.scale_tokens.max()
     last = select(ours, scale_tokens=scale)
     rows = []
@@ -173,6 +174,7 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
             _curve(beside, part, "grad_norm", study.settings.confidence)
             _curve(beside, part, "grad_norm_max", study.settings.confidence, style.DASHED)
             beside.set_yscale("log")
+            _plain(beside.yaxis, (1, 2, 5))
             beside.set_title(f"{name(arch)}: gradient norm before clipping")
             for below in (axes, beside):
                 below.set_xlim(left=0)
@@ -182,9 +184,10 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
         _forest(axes, select(ours, arch=arch))
         axes.set_title(f"{name(arch)}: jitter over NTP's (1: as stable)")
         if last:
-            axes.set_xlabel(f"ratio, {study.settings.confidence:.0%} interval")
+            axes.set_xlabel("ratio" + (f", {study.settings.confidence:.0%} interval" if ours.seeds.max() > 1 else ""))
     lines = [("median norm of a bin", "-"), ("largest", style.DASHED)] if len(curves) else None
-    style.legend(figure, objectives_of([ours]), lines=lines)
+    told = bands(ours, study.settings.confidence) if len(curves) else ""
+    style.legend(figure, objectives_of([ours]), lines=lines, note=told)
     style.title(figure, f"Stability of pre-training ({tokens(float(scale))} caption tokens)")
     return figure
 
@@ -203,8 +206,6 @@ def _curve(axes: Axes, part: pd.DataFrame, column: str, confidence: float, line:
 
 def _forest(axes: Axes, rows: pd.DataFrame) -> None:
     """The ratios as dots with their intervals, one below the other, on a log axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     labels = list(dict.fromkeys(zip(rows.quantity, rows.span, strict=True)))
     others = [objective for _, objective in arms(rows) if objective != "ntp"]
     axes.axvline(1, color=style.colour("ntp"), linewidth=1.2, zorder=1)
@@ -226,10 +227,17 @@ def _forest(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_yticks(range(len(labels)), [_place(*label) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", labelsize=7.5)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain(axes.xaxis, (1, 2, 5) if high / low < 100 else (1,))
     axes.grid(axis="y", visible=False)
+
+
+def _plain(axis: Axis, steps: tuple[int, ...]) -> None:
+    """Ticks of a log axis at these steps of each power of ten, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _place(quantity: str, span: str) -> str:

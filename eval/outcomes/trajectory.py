@@ -26,6 +26,7 @@ COLUMNS = [
 LOSSES = {"loss_relevant": "loss, relevant tokens", "loss_other": "loss, other tokens", "loss": "loss, all tokens"}
 AVERAGES = {"raw": ("raw average", "mean of raw scores"), "corrected": ("corrected average", "0 guessing, 1 perfect")}
 PAPER = "paper"
+WIDEST = 5
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -122,18 +123,21 @@ def show(table: pd.DataFrame) -> list[Display]:
 
 
 def draw(table: pd.DataFrame, study: Study) -> Figure:
-    """A row of panels for each architecture, a column for each quantity, and the paper's trajectory at the side."""
+    """A panel for each quantity, the architectures below each other, and the paper's trajectory at the end."""
     ours = table[~table.kind.isin(["best", PAPER]) & (table.arch != PAPER)]
     quantities = [quantity for quantity in dict.fromkeys(ours.quantity) if not _redundant(quantity, ours)]
     pairs = sorted(set(ours.arch))
-    width = len(quantities) + 1
-    figure = style.figure(3.0 * width + 0.2, 2.6 * len(pairs) + 0.9)
-    grid = figure.add_gridspec(len(pairs), width)
-    for column, quantity in enumerate(quantities):
+    # Some panels beside each other can be read; more go below, in blocks of all architectures.
+    blocks = -(-(len(quantities) + 1) // WIDEST)
+    width = -(-(len(quantities) + 1) // blocks)
+    figure = style.figure(3.0 * width + 0.2, 2.6 * len(pairs) * blocks + 0.9)
+    grid = figure.add_gridspec(len(pairs) * blocks, width)
+    for place, quantity in enumerate(quantities):
+        top, column = len(pairs) * (place // width), place % width
         part = select(ours, quantity=quantity)
         first: Axes | None = None
         for row, arch in enumerate(pairs):
-            axes = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
+            axes = figure.add_subplot(grid[top + row, column], sharex=first, sharey=first)
             first = first or axes
             for _, objective in arms(select(part, arch=arch)):
                 curve = select(part, arch=arch, objective=objective)
@@ -147,7 +151,7 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
         if first is not None:
             # Only now: a limit set earlier would cut what the later rows draw.
             first.set_xlim(left=0)
-    axes = figure.add_subplot(grid[:, width - 1])
+    axes = figure.add_subplot(grid[len(pairs) * (blocks - 1) :, len(quantities) % width])
     reported = select(table, arch=PAPER)
     for objective in PAPERS:
         curve = reported[(reported.objective == objective) & (reported.kind != "best")]
@@ -156,9 +160,14 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
     axes.set_xlabel("training step")
     axes.set_ylabel("mean of six raw benchmark scores (read off, ±1)")
     axes.set_xlim(left=0)
-    style.legend(figure, objectives_of([ours]), note=f"bands: {study.settings.confidence:.0%} t intervals over seeds")
+    style.legend(figure, objectives_of([ours]), note=bands(ours, study.settings.confidence))
     style.title(figure, f"Trajectories at the largest scale ({tokens(float(ours.scale_tokens.max()))} caption tokens)")
     return figure
+
+
+def bands(rows: pd.DataFrame, confidence: float) -> str:
+    """What the bands of a figure are, for its legend."""
+    return f"bands: {confidence:.0%} t intervals over seeds" if rows.seeds.max() > 1 else "one seed: no bands"
 
 
 def numbered(rows: pd.DataFrame, what: str) -> pd.DataFrame:
