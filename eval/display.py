@@ -27,6 +27,7 @@ NAMES = {
     "error": "benchmark error, mean",
     "power": "A·x^−b",
     "power_floor": "E + A·x^−b",
+    "odds": "power law of the odds",
 }
 
 
@@ -128,8 +129,8 @@ def latex(shown: list[Display]) -> str:
 
 
 def html(shown: list[Display]) -> str:
-    """The tables as a fragment of HTML without any style."""
-    parts = []
+    """The tables as a small page of HTML: Snakemake's report opens it as it is, ours reads its tables back."""
+    parts = [_HEAD]
     for table in shown:
         head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in table.cells.columns)
         rows = [
@@ -145,6 +146,11 @@ def html(shown: list[Display]) -> str:
     return "\n".join(parts) + "\n"
 
 
+_HEAD = (
+    '<!doctype html><meta charset="utf-8"><style>body{font:14px/1.45 Helvetica,Arial,sans-serif;color:#222}'
+    "table{border-collapse:collapse}th,td{padding:.3em 1em .3em 0;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #ddd;font-weight:400}thead th{font-weight:600}p{max-width:44em;color:#555}</style>"
+)
 _TEX = {
     "\\": r"\textbackslash{}",
     "−": r"$-$",

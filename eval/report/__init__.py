@@ -193,7 +193,8 @@ def _claims(path: Path) -> list[dict[str, Any]]:
                 "p": _p(row["p"]),
                 "holm": _p(row["p_holm"]) if "p_holm" in table else "",
                 "verdict": verdict,
-                "more": [text for column in ("why", "source") if column in table and (text := _text(row[column]))],
+                "why": _text(row["why"]) if "why" in table else "",
+                "source": _text(row["source"]) if "source" in table else "",
             }
         )
     return rows

@@ -176,7 +176,9 @@ def origins(study: Study) -> Origins:
 def sources(code: str) -> list[str]:
     """The stored files that an outcome's code reads from its study."""
     read = [FILES[name] for name in re.findall(r"study\.(\w+)", code) if name in FILES]
-    read += [TABLES[name] for name in re.findall(r"study\.table\(\"(\w+)\"\)", code) if name in TABLES]
+    for line in code.splitlines():
+        if "study.table(" in line or "study.stored" in line:
+            read += [TABLES[name] for name in re.findall(r"\"(\w+)\"", line) if name in TABLES]
     return sorted(set(read))
 
 
