@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from eval.bench.compare import method
+from eval.bench.coverage import coverage
 from eval.bench.predict import predict
 from eval.bench.profile import profile
 from prior.console import run
@@ -18,6 +19,7 @@ def bench() -> None:
 
 
 app.command()(method)
+app.command()(coverage)
 app.command()(predict)
 app.command()(profile)
 

@@ -120,7 +120,6 @@ class Evaluation(Settings):
 class Statistics(Settings):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Positive = 2000
-    min_scales: Annotated[int, Field(ge=3)] = 3
     seed: Count = 0
 
 
@@ -157,11 +156,6 @@ class Preset(Settings):
         sizes = [parse_tokens(scale) for scale in self.scales]
         if sizes != sorted(set(sizes)):
             raise ValueError("scales: list them once each, smallest first")
-        if len(sizes) < self.statistics.min_scales:
-            raise ValueError(
-                f"scales: {len(sizes)} given, but a power-law fit needs at least {self.statistics.min_scales}; "
-                "add scales"
-            )
         if isinstance(self.corpus, ScenesCorpus) and sizes[-1] > self.corpus.train * LONGEST_CAPTION:
             raise ValueError(
                 f"scales: {self.scales[-1]} caption tokens are more than {self.corpus.train} captions can hold; "

@@ -64,7 +64,6 @@ MISTAKES = {
     "scales: [1k, 2k, lots]": "scales.2: 'lots' is not a number of tokens; write it as 40k, 1.5M or 7000",
     "architectures: {ulvlm: {trainable: []}}": "architectures.ulvlm.trainable: should name at least 1",
     # what must fit together
-    "scales: [1k, 2k]": "scales: 2 given, but a power-law fit needs at least 3; add scales",
     "scales: [4k, 2k, 8k]": "scales: list them once each, smallest first",
     "scales: [1M, 2M, 40M]": "scales: 40M caption tokens are more than 12000 captions can hold; raise corpus.train or "
     "lower the scale",

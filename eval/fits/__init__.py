@@ -1,0 +1,1 @@
+"""Curves of loss and error against caption tokens: their forms, and intervals of their parameters over seeds."""
