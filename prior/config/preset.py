@@ -240,8 +240,8 @@ class Preset(Settings):
     def kept_steps(self, objective: str, scale: str) -> list[int]:
         """After which steps of a pre-training a checkpoint is kept and asked, beside the last one.
 
-        An ablation that keeps to some scales is compared by its last checkpoint: of those on the way it has none, unless
-        it ends early, where the others are on the way.
+        An ablation that keeps to some scales is compared by its last checkpoint and has none on the way, unless it ends
+        early, where the others are on the way.
         """
         entry = self.objectives[objective]
         if self.trajectory is None or scale != self.scales[-1] or (entry.scales and entry.steps is None):

@@ -127,7 +127,9 @@ rule quality:
         R / "reference/base",
     output:
         R / "reference.json",
+    log:
+        R / "logs/quality.log",
     resources:
         **asks("small"),
     shell:
-        "cp {input}/quality.json {output}"
+        "cp {input}/quality.json {output} 2> {log}"
