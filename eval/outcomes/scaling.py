@@ -11,6 +11,7 @@ import pandas as pd
 
 from eval import style
 from eval.display import Display, name, number, seeds, spread, tokens
+from eval.fits.forms import HUBER_DELTA
 from eval.outcomes.dots import objectives_of
 from eval.outcomes.losses import LOSS_LABEL
 from eval.results import arms, select
@@ -130,12 +131,14 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
     archs = sorted({arch for values in shown.values() for arch in values.arch})
     figure = style.figure(max(3.4 * len(shown), 5.0), 3.2 * len(archs) + 0.7)
     drawn: set[str] = set()
+    laws = [record for record in study.fits if record["kind"] == "fit" and record["form"] == "power"]
+    refused = any(record["quantity"] in shown and not law(record) for record in laws)
     for column, (quantity, values) in enumerate(shown.items()):
         first: Axes | None = None
         for row, arch in enumerate(archs):
             axes = figure.add_subplot(len(archs), len(shown), row * len(shown) + column + 1, sharex=first, sharey=first)
             first = first or axes
-            drawn |= _panel(axes, select(values, arch=arch), arch, quantity, study)
+            drawn |= _panel(axes, select(values, arch=arch), arch, quantity, study, refused)
             if row == len(archs) - 1:
                 axes.set_xlabel("caption tokens")
     words = {"power": ("$A\\,x^{-b}$, band: its interval", "-"), "odds": ("power law of the odds", style.DOTTED)}
@@ -146,11 +149,13 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, values: pd.DataFrame, arch: str, quantity: str, study: Study) -> set[str]:
+def _panel(axes: Axes, values: pd.DataFrame, arch: str, quantity: str, study: Study, refused: bool) -> set[str]:
     """One architecture and quantity; gives the forms that were drawn."""
     objectives = [objective for _, objective in arms(values)]
     scales = sorted(set(values.scale_tokens))
-    largest, drawn = max(scales), set()
+    largest, drawn, reasons = max(scales), set(), []
+    # Above the panel stand a line for each objective, and two that say why there are no curves.
+    head = len(objectives) + 2 * refused
     for place, objective in enumerate(objectives):
         colour, arm = style.colour(objective), select(values, objective=objective)
         # Seeds stand beside their mean, NTP's to the left: otherwise the marker hides them.
@@ -160,18 +165,17 @@ def _panel(axes: Axes, values: pd.DataFrame, arch: str, quantity: str, study: St
         axes.plot(mean.index, mean, linestyle="none", color=colour, marker=style.marker(objective), markersize=5)
         where = {"kind": "fit", "arch": arch, "objective": objective, "quantity": quantity}
         power, odds = (find(study.fits, **where, form=form) for form in ("power", "odds"))
-        line = len(objectives) - 1 - place
+        line = head - 1 - place
         if power and law(power):
             drawn.add("power")
             _curve(axes, power, scales, colour, study.settings.confidence)
-            b = interval(power["exponent"])
-            style.note(axes, line, f"{name(objective)}  b = {spread(b.estimate, b.low, b.high, 3)}", colour)
+            style.note(axes, line, _law_in_words(objective, power), colour)
         else:
-            why = power["refused"] if power else "no fit"
-            style.note(axes, line, textwrap.shorten(f"{name(objective)}: {why}", 68, placeholder=" …"), colour)
+            style.note(axes, line, f"{name(objective)}: no fit", colour)
+            reasons.append(power["refused"] if power else "nothing was fitted")
         if odds and (curve := law(odds)):
             drawn.add("odds")
-            x = np.geomspace(min(scales), largest, 60)
+            x = np.geomspace(min(scales), BEYOND * largest, 90)
             axes.plot(x, curve(x), color=colour, linestyle=style.DOTTED, linewidth=1.1)
     ticks = scales
     if drawn:
@@ -180,8 +184,10 @@ def _panel(axes: Axes, values: pd.DataFrame, arch: str, quantity: str, study: St
         axes.set_xlim(min(scales) / 1.25, largest * BEYOND * 1.15)
         where_ = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
         axes.annotate("extrapolated", (largest * 2.15, 0.985), **where_, fontsize=7.5, color=style.MUTED)
+    for line, text in enumerate(textwrap.wrap("; ".join(dict.fromkeys(reasons)), 46)[:2][::-1]):
+        style.note(axes, line, text, style.MUTED)
     style.log_axes(axes, ticks, [tokens(x) for x in ticks])
-    axes.set_title(f"{name(arch)}: {name(quantity)}", pad=6 + 11 * len(objectives))
+    axes.set_title(f"{name(arch)}: {name(quantity)}", pad=6 + 11 * head)
     axes.set_ylabel("error (1 − accuracy)" if quantity.startswith("error") else LOSS_LABEL)
     return drawn
 
@@ -199,6 +205,13 @@ def _curve(axes: Axes, record: dict[str, Any], scales: list[int], colour: str, c
             spans = [mean_interval(column, confidence) for column in curves.T]
             low, high = (np.exp([getattr(span, end) for span in spans]) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=colour, alpha=shade, linewidth=0)
+
+
+def _law_in_words(objective: str, record: dict[str, Any]) -> str:
+    """The exponent, and by how much the curve misses a mean where that is more than the fit takes for noise."""
+    b, off = interval(record["exponent"]), record[DEVIATION]
+    missed = f", off by up to {off:.0f} %" if off > 100 * HUBER_DELTA else ""
+    return f"{name(objective)}  b = {spread(b.estimate, b.low, b.high, 3)}{missed}"
 
 
 def _bounds(found: Any) -> dict[str, float]:
