@@ -67,7 +67,10 @@ def read_items(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the scoring stage first")
-    items = pd.read_parquet(path)
+    try:
+        items = pd.read_parquet(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path.name}: cannot be read as a table; delete it and collect it again") from None
     return _typed(items, ITEM_COLUMNS, {"scale_tokens": "int64", "seed": "int64", "step": "int64"}, path.name)
 
 

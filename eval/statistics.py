@@ -152,13 +152,13 @@ def crossed_accuracy(items: pd.DataFrame, confidence: float) -> Interval:
         )
     sums, counts = right.to_numpy(float), asked.to_numpy(float)
     share = sums.sum() / counts.sum()
-    half = _crossed_half((sums - share * counts) / counts.mean(), confidence)
+    half = crossed_half_width((sums - share * counts) / counts.mean(), confidence)
     # A bound that is NaN stays so.
     low, high = np.clip([share - half, share + half], 0, 1)
     return Interval(float(100 * share), float(100 * low), float(100 * high), len(sums))
 
 
-def _crossed_half(cells: np.ndarray, confidence: float) -> float:
+def crossed_half_width(cells: np.ndarray, confidence: float) -> float:
     """Half the width of the interval of the mean of `cells`, shape (seeds, groups); NaN for a single group."""
     seeds, groups = cells.shape
     if groups == 1:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from eval.checks import check_fits, check_items, check_preset, check_stored, check_whole
 from eval.results import Paper, Score, check_metrics, compared, largest, read_items, read_metrics, read_paper, scores
 from eval.statistics import Verdict, testable
 from eval.stored import ITEMS, METRICS, PROVENANCE, QUALITY, TABLES
@@ -103,20 +104,24 @@ def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = No
         If ``metrics.csv`` or ``items.parquet`` is missing, or one of the files is not whole or not this preset's.
     """
     metrics, items = read_metrics(folder / METRICS), read_items(folder / ITEMS)
-    _check_preset(metrics, preset)
+    check_preset(metrics, preset)
+    check_whole(metrics)
+    check_items(metrics, items)
     stored = {name: _read(folder / file) for name, file in TABLES.items() if (folder / file).is_file()}
-    quality, provenance = folder / QUALITY, folder / PROVENANCE
+    check_stored(stored, metrics)
+    laws = _load(fits) if fits else []
+    check_fits(laws, metrics)
     return Study(
         preset=preset.name,
         settings=preset.statistics,
         metrics=metrics,
         items=items,
         paper=read_paper(paper),
-        fits=json.loads(fits.read_text(encoding="utf-8")) if fits else [],
+        fits=laws,
         alphas={name: alpha for name, entry in preset.objectives.items() if (alpha := alpha_of(entry)) is not None},
         stored=stored,
-        quality=json.loads(quality.read_text(encoding="utf-8")) if quality.is_file() else None,
-        provenance=yaml.load(provenance.read_text(encoding="utf-8"), _Loader) if provenance.is_file() else {},
+        quality=_load(folder / QUALITY) if (folder / QUALITY).is_file() else None,
+        provenance=_load(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {},
     )
 
 
@@ -131,23 +136,16 @@ def alpha_of(objective: Objective) -> float | None:
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _check_preset(metrics: pd.DataFrame, preset: Preset) -> None:
-    """Refuse the numbers of another preset: an arm or scale that this one has not would be passed over in silence."""
-    expected = {tuple(run.split("/")[:2]) for run in preset.runs()}
-    models = metrics[metrics.arch != "baseline"]
-    found = set(zip(models.arch, models.objective, strict=True))
-    for what, names in (("not in", found - expected), ("missing, though they are in", expected - found)):
-        if names:
-            arms = ", ".join(f"{arch}/{objective}" for arch, objective in sorted(names))
-            raise UserError(
-                f"metrics.csv: {arms}: {what} preset '{preset.name}'; name the preset that these results are of, "
-                "or run it"
-            )
-
-
 def _read(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError):
         raise UserError(f"{path}: cannot be read as a table; delete it and run the stage that writes it") from None
-    return table
+
+
+def _load(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"{path}: cannot be read; delete it and run the stage that writes it") from None

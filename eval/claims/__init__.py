@@ -49,6 +49,7 @@ CLAIMS = [
         partial(benchmarks.improvement, arch="hlvlm"),
         told("relative_improvement", "hlvlm"),
         ABSTRACT,
+        signed=True,
     ),
     Claim(
         "ulvlm",
@@ -57,6 +58,7 @@ CLAIMS = [
         partial(benchmarks.improvement, arch="ulvlm"),
         told("relative_improvement", "ulvlm"),
         ABSTRACT,
+        signed=True,
     ),
     Claim(
         "corrected",
@@ -73,6 +75,7 @@ CLAIMS = [
         benchmarks.best_checkpoint,
         best,
         PICTURE,
+        signed=True,
     ),
     Claim(
         "error exponent",
@@ -185,7 +188,6 @@ CLAIMS = [
         scores.share,
         told("human_image_related_words", "both"),
         NOTES,
-        above=False,
     ),
     Claim(
         "ranking",

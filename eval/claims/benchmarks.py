@@ -13,7 +13,7 @@ from eval.claims.evidence import UNIT, Evidence, mean_of, pairs, ratio_of
 from eval.outcomes import stability
 from eval.outcomes.alpha import shared
 from eval.outcomes.trajectory import numbered, on_the_way
-from eval.results import BASELINE, HELDOUT, Score, averaged, averages, final, scores, select
+from eval.results import BASELINE, HELDOUT, Score, averaged, final, scores, select
 from eval.statistics import over_seeds
 from eval.study import Missing, Study
 
@@ -122,18 +122,17 @@ def _able(found: Evidence, study: Study, columns: list[Score], arch: str | None 
 
 
 def _averages(rows: pd.DataFrame, columns: list[Score], kind: str, by: Iterable[str] = ()) -> pd.DataFrame:
-    """An average of `eval.results.averages` for each arm, scale and seed (and whatever else)."""
-    keys = ["arch", "objective", "scale_tokens", *by]
-    found = []
-    for key, part in rows.groupby(keys):
-        values = averages(part, columns).get(kind, pd.Series(dtype=float))
-        found.append(
-            values.rename("value").rename_axis("seed").reset_index().assign(**dict(zip(keys, key, strict=True)))
-        )
-    table = pd.concat(found, ignore_index=True).dropna()
+    """The average ``raw`` or ``corrected``, as of `eval.results.averages`, of each run that has all columns."""
+    used = averaged(columns)
+    bounds = pd.DataFrame([(score.benchmark, score.metric, score.chance, score.best) for score in used])
+    scored = rows.merge(bounds.set_axis(["benchmark", "metric", "chance", "best"], axis=1), on=["benchmark", "metric"])
+    if kind == "corrected":
+        scored = scored.assign(value=(scored.value - scored.chance) / (scored.best - scored.chance))
+    found = scored.groupby(["objective", *UNIT, *by]).value.agg(["mean", "count"]).reset_index()
+    table = found[found["count"] == len(used)].rename(columns={"mean": "value"})
     if table.empty:
         raise Missing("the benchmarks were not all asked of the same checkpoints, or their maximum is not known")
-    return table
+    return table.drop(columns="count")
 
 
 def _on_the_way(study: Study) -> tuple[pd.DataFrame, list[Score]]:

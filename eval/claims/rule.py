@@ -30,7 +30,7 @@ class Claim:
     above
         Whether the claim is that the statistic is above `null`, or below.
     paper
-        The paper's own figure in the statistic's unit, or what it says in words.
+        The paper's own figure in the statistic's unit, with its sign if `signed`, or what it says in words.
     source
         Which of our sources says so.
     """
@@ -43,6 +43,7 @@ class Claim:
     source: str
     above: bool = True
     null: float = 0.0
+    signed: bool = False
 
 
 def judge(claims: list[Claim], study: Study) -> pd.DataFrame:
@@ -53,7 +54,7 @@ def judge(claims: list[Claim], study: Study) -> pd.DataFrame:
     for claim in claims:
         figure = claim.paper if isinstance(claim.paper, str) else claim.paper(study.paper)
         row: dict[str, Any] = {"claim": claim.claim, "statistic": claim.statistic, "source": claim.source}
-        row["paper"] = figure if isinstance(figure, str) else f"{figure:+.3g}" if claim.above else f"{figure:.3g}"
+        row["paper"] = figure if isinstance(figure, str) else f"{figure:+.3g}" if claim.signed else f"{figure:.3g}"
         try:
             evidence = claim.measure(study)
         except Missing as missing:

@@ -6,15 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from eval import display, figures, report, tables
+from eval import display
+from eval.claims import write_claims
+from eval.outcomes import FIGURE_ENDINGS, OUTCOMES, TABLE_ENDINGS, accuracy, losses, main, write_outcomes
 from eval.results import final, read_items, read_metrics, read_paper, scores
-from eval.scaling import fits, write_fits
+from eval.scaling import fits
+from eval.study import Missing, Study
 from prior.config import Statistics
 from prior.errors import UserError
 from tests.eval import synthetic
@@ -22,6 +27,10 @@ from tests.eval import synthetic
 SETTINGS = Statistics()
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = read_paper(ROOT / "results" / "reported")
+
+
+def study(metrics: pd.DataFrame, items: pd.DataFrame | None = None) -> Study:
+    return Study("imagined", SETTINGS, metrics, synthetic.items(metrics) if items is None else items, PAPER)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +99,10 @@ def test_bad_metrics_are_refused_in_one_line(metrics: pd.DataFrame, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
-def test_no_entry_point_averages_over_fewer_seeds(metrics: pd.DataFrame, items: pd.DataFrame) -> None:
-    gap = _spoil(metrics, "row")
-    for entry in (
-        lambda: tables.main_table(gap, items, SETTINGS, PAPER),
-        lambda: tables.loss_table(gap, SETTINGS),
-        lambda: fits(gap, SETTINGS),
-    ):
+def test_no_study_averages_over_fewer_seeds(metrics: pd.DataFrame, items: pd.DataFrame) -> None:
+    for make in (lambda gap: study(gap, items), lambda gap: fits(gap, SETTINGS)):
         with pytest.raises(UserError, match="seed2"):
-            entry()
+            make(_spoil(metrics, "row"))
 
 
 def test_final_takes_the_tuned_checkpoint_and_the_last_step(metrics: pd.DataFrame) -> None:
@@ -111,7 +115,7 @@ def test_final_takes_the_tuned_checkpoint_and_the_last_step(metrics: pd.DataFram
 
 
 def test_main_table_rederived(metrics: pd.DataFrame, items: pd.DataFrame) -> None:
-    main = tables.main_table(metrics, items, SETTINGS, PAPER)
+    table = main.table(study(metrics, items))
     wide = metrics[(metrics.scale_tokens == 400_000) & (metrics.picture == "with") & (metrics.arch == "hlvlm")]
     wide = wide[wide.stage == "tuned"].pivot(
         index=["objective", "seed"], columns=["benchmark", "metric"], values="value"
@@ -128,20 +132,20 @@ def test_main_table_rederived(metrics: pd.DataFrame, items: pd.DataFrame) -> Non
     raw = sum(wide[column] for column in bounds) / 6
     corrected = sum((wide[column] - low) / (high - low) for column, (low, high) in bounds.items()) / 6
     key = {"arch": "hlvlm", "objective": "prior", "picture": "with"}
-    assert _value(main, **key, kind="average", quantity="raw").value == pytest.approx(raw["prior"].mean())
-    assert _value(main, **key, kind="average", quantity="corrected").value == pytest.approx(corrected["prior"].mean())
+    assert _value(table, **key, kind="average", quantity="raw").value == pytest.approx(raw["prior"].mean())
+    assert _value(table, **key, kind="average", quantity="corrected").value == pytest.approx(corrected["prior"].mean())
     # SEEDBench is at chance, so it is the one that is not testable; the other five are.
     rest = [column for column in bounds if column[0] != "SEEDBench"]
     able = sum((wide[column] - bounds[column][0]) / (bounds[column][1] - bounds[column][0]) for column in rest) / 5
-    shown = _value(main, **key, kind="average", quantity="corrected_testable")
+    shown = _value(table, **key, kind="average", quantity="corrected_testable")
     assert shown.value == pytest.approx(able["prior"].mean()) and shown.low < shown.value < shown.high
-    gain = _value(main, **key, kind="gain", quantity="relative")
+    gain = _value(table, **key, kind="gain", quantity="relative")
     assert gain.value == pytest.approx(100 * (raw["prior"].mean() / raw["ntp"].mean() - 1))
     assert gain.low < gain.value < gain.high and gain.seeds == 3
     difference = (corrected["prior"] - corrected["ntp"]).mean()
-    assert _value(main, **key, kind="gain", quantity="corrected").value == pytest.approx(difference)
-    assert _value(main, **key, kind="paper", quantity="relative").value == 19
-    guess = _value(main, objective="chance", kind="average", quantity="raw").value
+    assert _value(table, **key, kind="gain", quantity="corrected").value == pytest.approx(difference)
+    assert _value(table, **key, kind="paper", quantity="relative").value == 19
+    guess = _value(table, objective="chance", kind="average", quantity="raw").value
     assert guess == pytest.approx(np.mean([low for low, _ in bounds.values()]))
 
 
@@ -156,8 +160,8 @@ def test_the_papers_coin_flip_average() -> None:
 
 
 def test_degenerate_rows_stand_in_the_main_table(metrics: pd.DataFrame, items: pd.DataFrame) -> None:
-    main = tables.main_table(metrics, items, SETTINGS, PAPER)
-    text = display.markdown(display.main(main))
+    table = main.table(study(metrics, items))
+    text = display.markdown(main.show(table))
     for label in (
         "random answers",
         "always yes",
@@ -167,28 +171,28 @@ def test_degenerate_rows_stand_in_the_main_table(metrics: pd.DataFrame, items: p
         "testable?",
     ):
         assert re.search(rf"^\| [^|]*{re.escape(label)} \|", text, re.MULTILINE), label
-    yes = _value(main, objective="always_yes", kind="answers", quantity="yes_rate:POPE")
+    yes = _value(table, objective="always_yes", kind="answers", quantity="yes_rate:POPE")
     assert yes.value == 100 and np.isnan(yes.low)
-    verdicts = main[main.kind == "testable"].set_index(["arch", "quantity"]).value
+    verdicts = table[table.kind == "testable"].set_index(["arch", "quantity"]).value
     assert verdicts["hlvlm", "MMStar"] == 1 and verdicts["hlvlm", "SEEDBench"] == 0
     header = text.splitlines()[2]
     assert header == "|  | MME-P | MME-R | MMStar | POPE (F1) | MMBench | SEEDBench |"
 
 
 def test_loss_table_rederived(metrics: pd.DataFrame) -> None:
-    losses = tables.loss_table(metrics, SETTINGS)
+    table = losses.table(study(metrics))
     rows = metrics[(metrics.metric == "loss_other") & (metrics.picture == "with") & (metrics.arch == "ulvlm")]
     last = rows[(rows.scale_tokens == 400_000) & (rows.step == 200)].groupby("objective").value.mean()
-    row = _value(losses, arch="ulvlm", objective="prior", scale_tokens=400_000, picture="with", tokens="other")
+    row = _value(table, arch="ulvlm", objective="prior", scale_tokens=400_000, picture="with", tokens="other")
     assert row.value == pytest.approx(last["prior"])
     assert row.gain == pytest.approx(last["prior"] - last["ntp"])
-    assert len(losses) == 2 * 2 * 3 * 2 * 3
+    assert len(table) == 2 * 2 * 3 * 2 * 3
 
 
 def test_accuracy_stands_beside_degenerate_rows_and_the_guessing_of_its_own_options() -> None:
     table = synthetic.metrics(archs=("hlvlm",), benchmarks=("POPE", "MMStar"))
     table.loc[(table.benchmark == "MMStar") & (table.metric == "chance"), "value"] = 100 / 3
-    shown = tables.accuracy_table(table, synthetic.items(table), SETTINGS)
+    shown = accuracy.table(study(table))
     assert shown.groupby("benchmark").chance.unique().map(list).to_dict() == {"MMStar": [100 / 3], "POPE": [50.0]}
     baseline = shown[shown.arch == "baseline"]
     assert set(zip(baseline.objective, baseline.benchmark, strict=True)) == {
@@ -198,21 +202,7 @@ def test_accuracy_stands_beside_degenerate_rows_and_the_guessing_of_its_own_opti
         ("always_yes", "POPE"),
         ("always_no", "POPE"),
     }
-    assert "\n| always A | MMStar |" in display.markdown(display.accuracy(shown))
-
-
-def _write_all(
-    table: pd.DataFrame,
-    answers: pd.DataFrame,
-    folder: Path,
-    about: report.About,
-    scored: pd.DataFrame | None = None,
-) -> None:
-    """Everything that people read."""
-    laws = write_fits(table, SETTINGS, folder / "fits.json")
-    tables.write_tables(table, answers, laws, SETTINGS, PAPER, folder / "tables")
-    figures.write_figures(table, answers, laws, SETTINGS, PAPER, folder / "figures", scored)
-    report.write_report(table, answers, laws, SETTINGS, PAPER, folder / "figures", folder / "report.html", about)
+    assert "\n| always A | MMStar |" in display.markdown(accuracy.show(shown))
 
 
 PRESETS = {
@@ -222,42 +212,33 @@ PRESETS = {
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_without_the_six_benchmarks(preset: str, tmp_path: Path) -> None:
-    table = synthetic.metrics(**PRESETS[preset])
-    answers = synthetic.items(table)
-    _write_all(table, answers, tmp_path, report.About(preset))
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "tables" / "main.csv").exists() == (preset == "no tuning")
-    assert ("CaptionChoice" in page) == (preset == "no tuning")
-    assert "MMStar" not in (tmp_path / "tables" / "losses.md").read_text() + "".join(re.findall("<th>.*?</th>", page))
-    # An average over other benchmarks must not stand beside the paper's.
-    assert "the paper reports" not in page and "paper: improvement" not in page
-    assert (tmp_path / "figures" / "trajectory.png").exists() == (preset == "no tuning")
+def test_presets_without_the_six_benchmarks(preset: str) -> None:
+    given: dict[str, Any] = PRESETS[preset]
+    known = study(synthetic.metrics(**given))
+    if preset == "losses alone":
+        with pytest.raises(Missing, match="no benchmark"):
+            main.table(known)
+    else:
+        text = display.markdown(main.show(main.table(known)))
+        # An average over other benchmarks must not stand beside the paper's.
+        assert "CaptionChoice" in text and "MMStar" not in text and "paper: improvement" not in text
+    assert set(losses.table(known).tokens) == ({"all"} if preset == "no tuning" else {"relevant", "other", "all"})
 
 
 def test_everything_is_written_twice_alike(tmp_path: Path) -> None:
-    table = synthetic.metrics(archs=("hlvlm",), seeds=2, benchmarks=("POPE", "MMStar"))
-    answers, about = (
-        synthetic.items(table),
-        report.About("demo", {"a": {"b": [1, 2]}}, {"numpy": "2"}, ("abc123", "def456"), ("runs/x",)),
-    )
+    known = synthetic.study(archs=("hlvlm",), seeds=2, scales=(100_000, 200_000, 400_000))
+    known = replace(known, fits=fits(known.metrics, SETTINGS))
     for name in ("first", "second"):
-        _write_all(table, answers, tmp_path / name, about, synthetic.tokens())
-    files = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file())
-    names = {path.as_posix() for path in files}
-    figures = ("scaling", "scaling_benchmarks", "trajectory", "losses", "benchmarks", "scores")
-    assert {f"figures/{name}.{ending}" for name in figures for ending in ("pdf", "png")} <= names
-    assert {
-        f"tables/{name}.{ending}" for name in ("main", "losses", "accuracy", "fits") for ending in ("csv", "md")
-    } <= names
-    assert {"fits.json", "report.html"} <= names
+        write_outcomes(known, tmp_path / name / "tables", tmp_path / name / "figures")
+        write_claims(known, tmp_path / name)
+    files = {path.relative_to(tmp_path / "first").as_posix() for path in (tmp_path / "first").rglob("*.*")}
+    assert files == {
+        *(f"tables/{name}.{ending}" for name in OUTCOMES for ending in TABLE_ENDINGS),
+        *(f"figures/{name}.{ending}" for name, it in OUTCOMES.items() if it.figure for ending in FIGURE_ENDINGS),
+        *(f"claims.{ending}" for ending in ("csv", "md", "html")),
+    }
     for path in files:
         assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes(), path
-    page = (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == len(figures)
-    assert not re.search(r"""(src|href)=["'](?!data:|#)|@import|url\(""", page)
-    for text in ("a.b", "1, 2", "abc123", "def456", "runs/x", "numpy"):
-        assert text in page
 
 
 def test_figures_leave_the_users_home_alone() -> None:
@@ -265,25 +246,3 @@ def test_figures_leave_the_users_home_alone() -> None:
     bare = {key: value for key, value in os.environ.items() if key != "MPLCONFIGDIR"}
     done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, env=bare, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(ROOT)
-
-
-def test_the_report_escapes_what_it_is_given() -> None:
-    page = report.render(report.About("<script>x</script>"), {}, ["<b>"], {}, 0.95)
-    assert "<script>" not in page and "&lt;b&gt;" in page
-
-
-def test_findings_follow_the_intervals() -> None:
-    rows = {"arch": "hlvlm", "objective": "prior", "scale_tokens": 1, "picture": "with"}
-    gains = [
-        ("relevant", -0.2, -0.3, -0.1),
-        ("other", 0.1, -0.1, 0.3),
-        ("all", 0.2, 0.1, 0.3),
-        ("rest", 0.1, np.nan, np.nan),
-    ]
-    losses = pd.DataFrame(
-        [rows | {"tokens": t, "gain": g, "gain_low": low, "gain_high": high} for t, g, low, high in gains]
-    )
-    said = report.findings({"losses": losses}, [])
-    verdicts = ("lower than NTP's", "not distinguishable from NTP's", "higher than NTP's", "not comparable with NTP's")
-    for sentence, verdict in zip(said, verdicts, strict=True):
-        assert verdict in sentence

@@ -1,6 +1,8 @@
-"""Intervals, ratios, bootstrap and the verdict on a benchmark, each against an independent way to the same number."""
+"""Intervals, ratios, sign flips and the verdict on a benchmark, each against an independent way to the same number."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,11 +13,17 @@ from scipy import stats
 
 from eval.results import Score, scores
 from eval.statistics import (
+    DRAWS,
+    FEWER,
     Verdict,
-    bootstrap_accuracy,
+    crossed_accuracy,
+    crossed_half_width,
+    holm,
     mean_interval,
+    over_seeds,
     paired_difference,
     relative_improvement,
+    sign_flip,
     testable,
 )
 from prior.config import Statistics
@@ -81,39 +89,124 @@ def _answers(right: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"correct": right.ravel()}, index=index).reset_index()
 
 
-def test_bootstrap_of_one_seed_is_the_binomial_interval() -> None:
+def test_one_seed_has_the_t_interval_of_its_groups() -> None:
     right = np.arange(400).reshape(1, -1) % 4 == 0
-    interval = bootstrap_accuracy(_answers(right), SETTINGS)
+    interval = crossed_accuracy(_answers(right), 0.95)
+    theirs = stats.t.interval(0.95, 399, loc=25, scale=100 * stats.sem(right[0]))
     assert interval.estimate == 25.0
-    half = 100 * 1.96 * np.sqrt(0.25 * 0.75 / 400)
-    assert interval.low == pytest.approx(25 - half, abs=0.5)
-    assert interval.high == pytest.approx(25 + half, abs=0.5)
+    assert (interval.low, interval.high) == pytest.approx(theirs)
 
 
-def test_bootstrap_agrees_with_explicit_resampling_and_is_wider_for_seeds_that_differ() -> None:
-    rng = np.random.default_rng(3)
-    right = rng.random((4, 80)) < np.array([0.3, 0.5, 0.6, 0.8])[:, None]
-    interval = bootstrap_accuracy(_answers(right), SETTINGS)
-    draws = [
-        100 * right[np.ix_(rng.integers(0, 4, 4), rng.integers(0, 80, 80))].mean() for _ in range(SETTINGS.resamples)
-    ]
-    assert interval.low == pytest.approx(np.quantile(draws, 0.025), abs=2)
-    assert interval.high == pytest.approx(np.quantile(draws, 0.975), abs=2)
-    assert interval == bootstrap_accuracy(_answers(right), SETTINGS)
-    pooled = bootstrap_accuracy(_answers(right.reshape(1, -1)), SETTINGS)
-    assert interval.half_width > 2 * pooled.half_width
+def test_mean_squares_are_those_of_a_two_way_layout() -> None:
+    """Variance and degrees of freedom by sums over the cells; never narrower than the interval of the seeds' means."""
+    rng, wider = np.random.default_rng(3), []
+    for apart in np.geomspace(0.1, 0.6, 12):
+        cells = apart * np.array([[0], [1], [1], [2]]) + rng.normal(0, 0.6, (1, 30)) + rng.normal(0, 0.3, (4, 30))
+        grand, seeds, groups = cells.mean(), cells.mean(axis=1), cells.mean(axis=0)
+        ms_seeds = sum(30 * (mean - grand) ** 2 for mean in seeds) / 3
+        ms_groups = sum(4 * (mean - grand) ** 2 for mean in groups) / 29
+        rest = sum((cells[i, j] - seeds[i] - groups[j] + grand) ** 2 for i in range(4) for j in range(30)) / 87
+        assert min(ms_seeds, ms_groups) > rest
+        total = ms_seeds + ms_groups - rest
+        freedom = total**2 / (ms_seeds**2 / 3 + ms_groups**2 / 29 + rest**2 / 87)
+        both = stats.t.ppf(0.975, freedom) * np.sqrt(total / 120)
+        alone = stats.t.ppf(0.975, 3) * stats.sem(seeds)
+        wider.append(alone > both)
+        assert crossed_half_width(cells, 0.95) == pytest.approx(max(both, alone))
+    assert {True, False} == set(wider)
 
 
-def test_bootstrap_keeps_rotations_of_a_question_together() -> None:
+@pytest.mark.parametrize("seeds", [3, 8])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.25])
+def test_intervals_of_accuracies_cover_the_truth(seeds: int, spread: float) -> None:
+    """Probit effects of seeds and questions as large as measured: `spread` 0.1 moves an accuracy by three percent."""
+    rng, groups, trials = np.random.default_rng(11), 150, 2000
+    truth = stats.norm.cdf(0.2 / np.sqrt(2 + spread**2))
+    covered = 0
+    for _ in range(trials):
+        seed, question = spread * rng.standard_normal((seeds, 1)), rng.standard_normal((1, groups))
+        cells = (rng.standard_normal((seeds, groups)) < 0.2 + seed + question).astype(float)
+        covered += abs(cells.mean() - truth) <= crossed_half_width(cells - cells.mean(), 0.95)
+    assert 0.93 <= covered / trials <= 0.98
+
+
+def test_rotations_of_a_question_stay_together_and_weigh_by_their_number() -> None:
     copies = _answers(np.arange(50).reshape(1, -1) % 2 == 0)
     four = pd.concat([copies] * 4)
-    assert bootstrap_accuracy(four, SETTINGS) == bootstrap_accuracy(copies, SETTINGS)
+    assert crossed_accuracy(four, 0.95) == crossed_accuracy(copies, 0.95)
+    uneven = pd.concat([copies, copies[copies.group == "0"]])
+    assert crossed_accuracy(uneven, 0.95).estimate == pytest.approx(100 * 26 / 51)
 
 
-def test_bootstrap_refuses_seeds_with_other_questions() -> None:
+def test_intervals_of_accuracies_end_at_what_is_possible() -> None:
+    nearly = np.ones((3, 12), dtype=bool)
+    nearly[0, 0] = False
+    interval = crossed_accuracy(_answers(nearly), 0.95)
+    assert 0 < interval.low < interval.estimate < interval.high == 100.0
+    always = crossed_accuracy(_answers(np.ones((3, 12), dtype=bool)), 0.95)
+    assert (always.low, always.high) == (100.0, 100.0)
+    assert np.isnan(crossed_accuracy(_answers(np.ones((3, 1), dtype=bool)), 0.95).low)
+
+
+def test_seeds_that_answered_other_questions_are_refused() -> None:
     answers = _answers(np.ones((2, 5), dtype=bool))
     with pytest.raises(UserError, match="different questions"):
-        bootstrap_accuracy(answers.iloc[:-1], SETTINGS)
+        crossed_accuracy(answers.iloc[:-1], 0.95)
+
+
+def test_a_seed_counts_once_however_many_units_it_has() -> None:
+    index = pd.MultiIndex.from_product([["hlvlm", "ulvlm"], [1, 2, 3]], names=["arch", "seed"])
+    units = pd.Series([1.0, 2.0, 4.0, 3.0, 2.0, 0.0], index=index)
+    assert over_seeds(units, 0.95) == mean_interval([2.0, 2.0, 2.0], 0.95)
+    with pytest.raises(ValueError, match="fewer units"):
+        over_seeds(units.iloc[1:], 0.95)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=9))
+def test_few_signs_are_all_flipped(values: list[float]) -> None:
+    means = [abs(np.dot(signs, values)) for signs in product((1, -1), repeat=len(values))]
+    slack = 1e-12 * np.abs(values).sum()
+    p = sign_flip(values, 0)
+    assert p == np.mean([mean >= abs(sum(values)) - slack for mean in means])
+    assert p >= 2.0 ** (1 - len(values))
+    assert sign_flip(np.negative(values), 0) == p
+
+
+def test_many_signs_are_drawn_and_agree_with_another_implementation() -> None:
+    values = np.random.default_rng(0).normal(0.35, 1, 40)
+    theirs = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    p = sign_flip(values, 0)
+    assert p == pytest.approx(theirs.pvalue, abs=4 * np.sqrt(p / 20_000))
+    assert p == sign_flip(values, 0)
+    assert sign_flip(np.ones(40), 0) == 1 / (DRAWS + 1)
+    assert sign_flip(np.ones(2000), 0) == 1 / (FEWER + 1)
+    assert np.isnan(sign_flip([1.0], 0))
+
+
+def test_sign_flips_reject_a_true_hypothesis_no_more_often_than_they_say() -> None:
+    """Units of very different sizes, as differences at different scales are."""
+    rng = np.random.default_rng(2)
+    ps = [sign_flip(np.geomspace(0.1, 10, 9) * rng.standard_t(3, 9), 0) for _ in range(2000)]
+    assert np.mean(np.array(ps) <= 0.05) == pytest.approx(0.047, abs=0.015)
+
+
+def test_holm_by_hand() -> None:
+    adjusted = holm([0.01, np.nan, 0.04, 0.03, 0.005])
+    assert np.isnan(adjusted[1])
+    assert adjusted[[0, 2, 3, 4]] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert len(holm([])) == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    for level in (0.01, 0.05, 0.3):
+        rejected = set()
+        for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+            if ps[place] * (len(ps) - rank) > level:
+                break
+            rejected.add(place)
+        assert {place for place in range(len(ps)) if adjusted[place] <= level} == rejected
 
 
 def test_a_benchmark_at_chance_is_not_testable_and_the_others_are() -> None:
