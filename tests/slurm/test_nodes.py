@@ -96,7 +96,7 @@ def test_the_whole_of_a_preset(
     subprocess.run([*call, "--unlock"], env=env, cwd=checkout, check=True, capture_output=True)
     process = start()
     try:
-        assert process.wait(600) == 0, said.read_text()[-5000:]
+        assert process.wait(1800) == 0, said.read_text()[-5000:]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
