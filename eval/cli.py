@@ -273,6 +273,21 @@ def outcomes(
 
 
 @app.command()
+def claims(
+    preset: PresetName,
+    stored: Annotated[Path, typer.Option(help="Folder of the small files that results are made from.")],
+    fits: Table,
+    paper: Table,
+    out: Annotated[Path, typer.Option(help="Folder of claims.csv, claims.md and claims.html.")],
+) -> None:
+    """Test what the paper claims."""
+    from eval.claims import write_claims
+    from eval.study import read_study
+
+    write_claims(read_study(stored, checked_preset(preset), paper, fits), out)
+
+
+@app.command()
 def report(
     preset: PresetName,
     stored: Annotated[Path, typer.Option(help="Folder of metrics.csv, items.parquet and what lies beside them.")],
