@@ -9,7 +9,7 @@ import pandas as pd
 
 from eval import style
 from eval.chair import EQUAL
-from eval.display import MINUS, Display, name, spread, tokens, who
+from eval.display import MINUS, Display, name, seeds, spread, tokens, who
 from eval.results import arms, by_seed, final, select
 from eval.statistics import Interval, mean_interval, paired_difference
 from eval.study import Missing, Study
@@ -83,10 +83,10 @@ def show(table: pd.DataFrame) -> list[Display]:
     scale = tokens(float(table.scale_tokens.max()))
     note = (
         "CHAIR_s: captions that mention an object which is not in the picture. CHAIR_i: such mentions among all. "
-        "Recall: objects of the pictures that are mentioned. Words: mean length of a caption. Mean over seeds ± half "
-        f"the width of its t interval; differences ({MINUS} NTP) paired by seed. Without picture: what the same model "
-        "says when shown nothing, which is one caption for all pictures. Blank: a share of nothing, as where no object "
-        "is mentioned."
+        "Recall: objects of the pictures that are mentioned. Words: mean length of a caption. "
+        f"Mean over {seeds(table)} ± half the width of its t interval; differences ({MINUS} NTP) paired by seed. "
+        "Without picture: what the same model says when shown nothing, which is one caption for all pictures. Blank: a "
+        "share of nothing, as where no object is mentioned."
     )
     beside = " POPE: the last checkpoints of the same runs." if POPE in set(table.benchmark) else ""
     equal = (

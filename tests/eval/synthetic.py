@@ -138,7 +138,7 @@ def study(
         "training": _training(table, sign, rng),
         "mutual": _mutual(table, sign, rng),
     }
-    answers = items(table[table.picture == "with"], asked=20)
+    answers = items(table, asked=20)
     return Study("imagined", Statistics(), table, answers, read_paper(REPORTED), alphas=ALPHAS, stored=stored)
 
 
