@@ -51,7 +51,9 @@ run: env ## Run or resume PRESET (scenes) on CORES (all)
 	exec snakemake --cores $(CORES) --rerun-incomplete --config preset=$(PRESET) $(ARGS)
 
 # Of small files alone, by default those that were published: no corpus, no model, no VLMEvalKit.
-figures: $(MAIN) ## Make tables, figures, claims and report of PRESET from STORED (results/published/PRESET)
+figures: PRESET = study
+figures: export PRIOR_PHOTOS ?= photographs
+figures: $(MAIN) ## Make tables, figures, claims and report of PRESET (study) from STORED (what is published)
 	@mkdir -p results
 	@$(ACTIVATE) exec snakemake figures --cores $(CORES) --config preset=$(PRESET) stored=$(STORED) $(ARGS)
 

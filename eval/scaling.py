@@ -47,7 +47,7 @@ from eval.fits.robust import (
     shared_exponents,
     shared_line,
 )
-from eval.results import HELDOUT, arms, check_metrics, compared, final, guessing, select
+from eval.results import HELDOUT, arms, averaged, check_metrics, compared, final, guessing, scores, select
 from eval.statistics import Interval, mean_interval, paired_difference, relative_improvement
 from prior.config import Statistics
 from prior.errors import UserError
@@ -109,7 +109,7 @@ def quantities(metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What is fitted: name -> table of arch, objective, scale_tokens, seed, value.
 
     ``loss``, ``loss_relevant``, ``loss_other`` in nats/token on held-out captions with their pictures;
-    ``error:<benchmark>`` = 1 - accuracy; ``error`` is the mean over the benchmarks.
+    ``error:<benchmark>`` = 1 - accuracy; ``error`` is the mean over the benchmarks that enter the averages.
     """
     keep = ["arch", "objective", "scale_tokens", "seed", "value"]
     rows = select(final(metrics), picture="with")
@@ -118,7 +118,7 @@ def quantities(metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
     errors = _errors(metrics)
     found |= {f"error:{name}": select(errors, benchmark=name)[keep] for name in sorted(set(errors.benchmark))}
     if len(errors):
-        found["error"] = _everywhere(errors).groupby(keep[:-1], as_index=False).value.mean()
+        found["error"] = _averaged(errors, metrics).groupby(keep[:-1], as_index=False).value.mean()
     return {name: table for name, table in found.items() if len(table)}
 
 
@@ -287,8 +287,13 @@ def _errors(metrics: pd.DataFrame) -> pd.DataFrame:
     return right.assign(value=1 - right.value / 100)
 
 
-def _everywhere(errors: pd.DataFrame) -> pd.DataFrame:
-    """A benchmark that was asked at some scales only would bend the mean over benchmarks: left out."""
+def _averaged(errors: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Errors of the benchmarks that enter the averages (`eval.results.averaged`).
+
+    One that was asked at some scales only would bend their mean: left out.
+    """
+    names = {score.benchmark for score in averaged(scores(metrics, pd.DataFrame()))}
+    errors = errors[errors.benchmark.isin(names)]
     scales = errors.groupby("benchmark").scale_tokens.transform("nunique")
     return errors[scales == errors.scale_tokens.nunique()]
 
@@ -299,7 +304,7 @@ def chances(metrics: pd.DataFrame) -> dict[str, float]:
     if errors.empty:
         return {}
     known = {name: guessing(metrics, name) / 100 for name in sorted(set(errors.benchmark))}
-    mean = float(np.mean([known[name] for name in sorted(set(_everywhere(errors).benchmark))]))
+    mean = float(np.mean([known[name] for name in sorted(set(_averaged(errors, metrics).benchmark))]))
     return {f"error:{name}": value for name, value in known.items()} | {"error": mean}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from eval import style
+from eval.chair import EQUAL
 from eval.display import Display, name, seeds, spread, tokens
 from eval.results import BASELINE, HELDOUT, STAGES, averaged, averages, by_seed, scores, select
 from eval.statistics import Interval, mean_interval, paired_difference
@@ -22,7 +23,7 @@ COLUMNS = [
 ]
 LOSSES = {"loss_relevant": "loss, relevant tokens", "loss_other": "loss, other tokens", "loss": "loss, all tokens"}
 AVERAGES = {"raw": ("raw average", "mean of raw scores"), "corrected": ("corrected average", "0 guessing, 1 perfect")}
-INVENTED = ("CHAIR", "chair_i")
+INVENTED = ("CHAIR", "chair_i" + EQUAL)
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
@@ -31,8 +32,8 @@ def table(study: Study) -> pd.DataFrame:
 
     Columns: arch, objective, alpha, scale_tokens, stage, step, quantity, kind (``score``, ``average`` or ``loss``),
     value, low, high, seeds, unit, and the differences to NTP (`to_ntp`) and to α = 1 (`to_one`), paired by seed.
-    `quantity` is a benchmark, ``raw`` or ``corrected`` (`eval.results.averages`), CHAIR's ``chair_i``, or a held-out
-    loss. `step` is the mean over seeds of the step that is compared: the last, or, where some α end earlier, the
+    `quantity` is a benchmark, ``raw`` or ``corrected`` (`eval.results.averages`), CHAIR's ``chair_i`` at equal
+    length, or a held-out loss. `step` is the mean over seeds of the step that is compared: the last, or, where some α end earlier, the
     largest at which every α was measured. What never was at one step is left out.
 
     Raises
@@ -171,7 +172,9 @@ def _quantities(rows: pd.DataFrame, items: pd.DataFrame) -> Iterator[tuple[str, 
         own = select(asked, benchmark=score.benchmark, metric=score.metric)
         yield score.label, "score", own.unit.iloc[0], own
     benchmark, metric = INVENTED
-    if len(own := select(asked, benchmark=benchmark, metric=metric)):
+    own = select(asked, benchmark=benchmark, metric=metric)
+    # Of an arm whose captions mention no object in some seed there is no share of made-up ones.
+    if len(own := own[own.groupby("objective").n_items.transform("min") > 0]):
         yield metric, "score", own.unit.iloc[0], own
     for metric in LOSSES:
         if len(own := select(rows, benchmark=HELDOUT, metric=metric)):
@@ -202,5 +205,5 @@ def _steps(part: pd.DataFrame) -> str:
 
 def _label(quantity: str) -> str:
     if quantity == INVENTED[1]:
-        return "CHAIR_i (lower is better)"
+        return "CHAIR_i at equal length (lower is better)"
     return LOSSES.get(quantity) or AVERAGES.get(quantity, (quantity, ""))[0]

@@ -85,8 +85,7 @@ rule report:
         results=rules.outcomes.output,
         claims=rules.claims.output,
         paper=PAPER,
-        # Linked where there is one; what was stored elsewhere has no pictures to show.
-        viewer=[] if STORED != R else R / "viewer.html",
+        viewer=[R / "viewer.html"] if STORED == R else [],
     output:
         R / "report.html",
     log:
@@ -94,6 +93,7 @@ rule report:
     resources:
         **asks("small"),
     params:
+        settings=digest(preset),
         stored=STORED,
         results=R,
     shell:
