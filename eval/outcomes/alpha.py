@@ -33,8 +33,8 @@ def table(study: Study) -> pd.DataFrame:
     Columns: arch, objective, alpha, scale_tokens, stage, step, quantity, kind (``score``, ``average`` or ``loss``),
     value, low, high, seeds, unit, and the differences to NTP (`to_ntp`) and to α = 1 (`to_one`), paired by seed.
     `quantity` is a benchmark, ``raw`` or ``corrected`` (`eval.results.averages`), CHAIR's ``chair_i`` at equal
-    length, or a held-out loss. `step` is the mean over seeds of the step that is compared: the last, or, where some α end earlier, the
-    largest at which every α was measured. What never was at one step is left out.
+    length, or a held-out loss. `step` is the mean over seeds of the step that is compared: the last, or, where some α
+    end earlier, the largest at which every α was measured. What never was at one step is left out.
 
     Raises
     ------
