@@ -15,7 +15,7 @@ import pandas as pd
 from eval.claims import benchmarks, scores, training
 from eval.claims.evidence import Evidence
 from eval.claims.rule import Claim, judge
-from eval.display import Display, html, markdown, number
+from eval.display import Display, html, markdown, spread
 from eval.results import Paper, select
 from eval.study import Missing, Study
 from prior.files import whole, write_text
@@ -63,7 +63,7 @@ CLAIMS = [
     Claim(
         "corrected",
         "PRIOR improves benchmarks over NTP in both settings.",
-        "corrected average (0 guessing, 1 perfect), PRIOR − NTP",
+        "corrected average (0 guessing, 1 perfect), PRIOR − NTP, in the setting where that is worse",
         benchmarks.corrected,
         "higher",
         ABSTRACT,
@@ -251,7 +251,7 @@ CLAIMS = [
 
 
 def table(study: Study) -> pd.DataFrame:
-    """A row for each claim: claim, statistic, paper, value, low, high, n, p, verdict, p_holm, why, source."""
+    """A row for each claim: with the columns `eval.claims.rule.COLUMNS`."""
     return judge(CLAIMS, study)
 
 
@@ -273,9 +273,9 @@ def show(table: pd.DataFrame) -> list[Display]:
     ]
     note = (
         "Shown: the interval lies on the claimed side of no difference and p, adjusted for the number of tests (Holm), "
-        "is small enough; contradicted: the same on the other side; not shown: neither. Intervals are over seeds, p by "
-        "flipping the signs of paired differences. The rule was written down before the numbers and is the same for "
-        "every claim."
+        "is small enough; contradicted: the same on the other side; not shown: neither. Intervals are over seeds, "
+        "in the two rows on words over captions; p by flipping the signs of paired differences. The rule was written "
+        "down before the numbers, when an older study without ablations was known, and is the same for every claim."
     )
     return [Display("The paper's claims", pd.DataFrame(rows), note)]
 
@@ -293,10 +293,8 @@ def write_claims(study: Study, folder: Path) -> pd.DataFrame:
 
 def _spread(value: float, low: float, high: float) -> str:
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    text = number(value, digits)
-    bounds = [number(bound, digits) for bound in (low, high)]
-    return f"{text} [{bounds[0]}, {bounds[1]}]" if all(bounds) else text
+    return spread(value, low, high, digits, bounds=True)
 
 
 def _p(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.2g}"
+    return "" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"{value:.2g}"

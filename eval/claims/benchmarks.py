@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from eval.chair import EQUAL
-from eval.claims.evidence import UNIT, Evidence, mean_of, pairs, ratio_of
+from eval.claims.evidence import UNIT, Evidence, able, mean_of, pairs, ratio_of
+from eval.display import name, spread, tokens
 from eval.outcomes import stability
 from eval.outcomes.alpha import shared
 from eval.outcomes.trajectory import numbered, on_the_way
 from eval.results import BASELINE, HELDOUT, Score, averaged, final, scores, select
 from eval.statistics import over_seeds
 from eval.study import Missing, Study
+
+# How many scores the paper averages.
+SIX = 6
 
 
 def improvement(study: Study, arch: str) -> Evidence:
@@ -27,23 +30,45 @@ def improvement(study: Study, arch: str) -> Evidence:
     found = ratio_of(*pairs(averaged_), study)
     last = averaged_[averaged_.scale_tokens == averaged_.scale_tokens.max()]
     alone = ratio_of(*pairs(last), study)
-    bounds = f" [{alone.low:+.1f}, {alone.high:+.1f}]" if np.isfinite(alone.low) else ""
-    return _able(replace(found, note=f"at the largest scale alone {alone.value:+.1f}{bounds} %"), study, columns, arch)
+    said = spread(alone.value, alone.low, alone.high, 1, sign=True, bounds=True)
+    return able(replace(found, note=f"at the largest scale alone {said} %"), study, columns, arch)
 
 
 def corrected(study: Study) -> Evidence:
-    """PRIOR − NTP, average with guessing as 0 and perfection as 1, over settings, scales and seeds."""
+    """PRIOR − NTP, average with guessing as 0 and perfection as 1, over scales and seeds, in the worse setting.
+
+    A test in each setting, and all must pass: the worse mean, the worse side of the intervals and the larger p.
+    """
     columns = _columns(study)
     rows = _averages(select(final(study.compared), picture="with"), columns, "corrected")
     ours, base = pairs(rows)
-    return _able(mean_of(ours - base, study), study, columns)
+    gaps = {arch: part for arch, part in (ours - base).groupby(level="arch")}
+    if len(gaps) < 2:
+        raise Missing(f"one setting was trained, {', '.join(map(name, gaps))}, not both")
+    each = {arch: able(mean_of(part, study), study, columns, arch) for arch, part in gaps.items()}
+    sides = list(each.values())
+    note = ", ".join(
+        f"{name(arch)} {spread(side.value, side.low, side.high, 3, sign=True, bounds=True)}"
+        for arch, side in each.items()
+    )
+    return replace(
+        mean_of(ours - base, study, note=note),
+        value=min(side.value for side in sides),
+        low=min(side.low for side in sides),
+        high=min(side.high for side in sides),
+        p=max(side.p for side in sides),
+        each=min(side.n for side in sides),
+        fixed=next((f"{name(arch)}: {side.fixed}" for arch, side in each.items() if side.fixed), ""),
+    )
 
 
 def best_checkpoint(study: Study) -> Evidence:
     """By how many percent the best of PRIOR's checkpoints at the largest scale is above the best of NTP's."""
     rows, columns = _on_the_way(study)
     best = rows.groupby(["objective", *UNIT], as_index=False).value.max()
-    return _able(ratio_of(*pairs(best), study, note=_asked(columns)), study, columns)
+    found = ratio_of(*pairs(best), study, note=_asked(columns))
+    papers = len(columns) == SIX and all(score.in_paper for score in columns)
+    return able(replace(found, comparable=papers), study, columns)
 
 
 def between_checkpoints(study: Study) -> Evidence:
@@ -61,7 +86,7 @@ def between_checkpoints(study: Study) -> Evidence:
     if not all(len(part) for part in spread):
         raise Missing("fewer than three checkpoints of a training were asked")
     ours, base = pairs(pd.concat(spread))
-    return _able(mean_of(ours - base, study, note=_asked(columns)), study, columns)
+    return able(mean_of(ours - base, study, note=_asked(columns)), study, columns)
 
 
 def against_alpha(study: Study, alpha: float, base: float) -> Evidence:
@@ -69,7 +94,7 @@ def against_alpha(study: Study, alpha: float, base: float) -> Evidence:
     rows, columns = _ablated(study)
     ours, theirs = (_objective(study, value) for value in (alpha, base))
     first, second = pairs(rows, ours, theirs)
-    return _able(mean_of(first - second, study), study, columns)
+    return able(mean_of(first - second, study, objectives=(theirs, ours)), study, columns)
 
 
 def plateau(study: Study) -> Evidence:
@@ -79,16 +104,17 @@ def plateau(study: Study) -> Evidence:
     is nearer to the edge gives the value; its interval and p are the worse of the two.
     """
     rows, columns = _ablated(study)
-    one = _objective(study, 1)
-    ours, ntp = pairs(rows, one, "ntp")
-    two, _ = pairs(rows, _objective(study, 2), one)
+    zero, one, more = (_objective(study, alpha) for alpha in (0, 1, 2))
+    ours, ntp = pairs(rows, one, zero)
+    two, _ = pairs(rows, more, one)
     gain = over_seeds(ours - ntp, study.settings.confidence)
-    sides = [mean_of((ours - ntp) / 2 + sign * (two - ours), study) for sign in (1, -1)]
+    arms = (zero, one, more)
+    sides = [mean_of((ours - ntp) / 2 + sign * (two - ours), study, objectives=arms) for sign in (1, -1)]
     nearer = min(sides, key=lambda side: side.value)
     found = replace(nearer, low=min(side.low for side in sides), p=max(side.p for side in sides))
     if not gain.low > 0:
         found = replace(found, fixed="the gain of α = 1 over NTP is not above zero: there is no plateau to be on")
-    return _able(found, study, columns)
+    return able(found, study, columns)
 
 
 def hallucination(study: Study) -> Evidence:
@@ -110,29 +136,37 @@ def _columns(study: Study) -> list[Score]:
     return found
 
 
-def _able(found: Evidence, study: Study, columns: list[Score], arch: str | None = None) -> Evidence:
-    """The evidence, marked where no benchmark tells models apart."""
-    verdicts = [study.testable[score.label] for score in columns]
-    told = [verdict for each in verdicts for owner, verdict in each.items() if arch in (None, owner)]
-    if found.fixed or any(verdict.testable for verdict in told):
-        return found
-    why = dict.fromkeys(verdict.reason.removeprefix("not testable: ") for verdict in told)
-    said = next(iter(why)) if len(why) == 1 else "NTP does no better than answers that need no picture"
-    return replace(found, fixed=f"no benchmark can tell models apart: {said}")
+def _averages(rows: pd.DataFrame, columns: list[Score], kind: str, step: bool = False) -> pd.DataFrame:
+    """The average ``raw`` or ``corrected``, as of `eval.results.averages`, of each run, or of each `step` of it.
 
+    Steps at which not all columns were asked are left out.
 
-def _averages(rows: pd.DataFrame, columns: list[Score], kind: str, by: Iterable[str] = ()) -> pd.DataFrame:
-    """The average ``raw`` or ``corrected``, as of `eval.results.averages`, of each run that has all columns."""
-    used = averaged(columns)
+    Raises
+    ------
+    Missing
+        If one of the runs in `rows` has none: the mean would be over fewer of them.
+    """
+    used, run = averaged(columns), ["objective", *UNIT]
+    if kind == "corrected" and (dark := [s.label for s in used if not np.isfinite([s.chance, s.best]).all()]):
+        raise Missing(f"it is not known what guessing or perfection would give in {', '.join(dark)}")
     bounds = pd.DataFrame([(score.benchmark, score.metric, score.chance, score.best) for score in used])
     scored = rows.merge(bounds.set_axis(["benchmark", "metric", "chance", "best"], axis=1), on=["benchmark", "metric"])
     if kind == "corrected":
         scored = scored.assign(value=(scored.value - scored.chance) / (scored.best - scored.chance))
-    found = scored.groupby(["objective", *UNIT, *by]).value.agg(["mean", "count"]).reset_index()
-    table = found[found["count"] == len(used)].rename(columns={"mean": "value"})
+    found = scored.groupby([*run, "step"] if step else run).value.agg(["mean", "count"]).reset_index()
+    table = found[found["count"] == len(used)].rename(columns={"mean": "value"}).drop(columns="count")
+    expected = dict.fromkeys(rows[run].itertuples(index=False, name=None))
+    there = set(table[run].itertuples(index=False, name=None))
+    if lost := [key for key in expected if key not in there]:
+        objective, arch, scale, _ = lost[0]
+        own = select(scored, objective=objective, arch=arch, scale_tokens=scale)
+        asked = set(zip(own.benchmark, own.metric, strict=True))
+        lacking = [score.label for score in used if (score.benchmark, score.metric) not in asked]
+        what = f"{', '.join(lacking)} not asked" if lacking else "benchmarks not asked of the same checkpoints"
+        raise Missing(f"{what} of {arch}/{objective} at {tokens(scale)} caption tokens")
     if table.empty:
-        raise Missing("the benchmarks were not all asked of the same checkpoints, or their maximum is not known")
-    return table.drop(columns="count")
+        raise Missing("none of the benchmarks was asked")
+    return table
 
 
 def _on_the_way(study: Study) -> tuple[pd.DataFrame, list[Score]]:
@@ -143,7 +177,7 @@ def _on_the_way(study: Study) -> tuple[pd.DataFrame, list[Score]]:
     if asked.empty:
         raise Missing("no benchmark was asked on the way")
     columns = scores(asked, study.items)
-    rows = _averages(asked, columns, "raw", ["step"])
+    rows = _averages(asked, columns, "raw", step=True)
     arms = [
         numbered(part, f"{arch}/{objective} on the way")
         for (arch, objective), part in rows.groupby(["arch", "objective"])
@@ -161,10 +195,11 @@ def _ablated(study: Study) -> tuple[pd.DataFrame, list[Score]]:
     scale = study.metrics[study.metrics.objective.isin(others)].scale_tokens.max()
     if pd.isna(scale):
         raise Missing("no other α was trained")
-    columns, models = _columns(study), select(study.metrics, picture="with")
-    models = models[models.objective.isin(study.alphas) & (models.benchmark != HELDOUT)]
-    rows = [shared(part) for _, part in models[models.scale_tokens == scale].groupby("arch")]
-    return _averages(pd.concat(rows), columns, "corrected"), columns
+    columns, models = _columns(study), select(study.metrics, picture="with", scale_tokens=scale)
+    models = models[models.objective.isin(study.alphas)]
+    # Which of the objectives end earlier is known by held-out losses, too: these are dropped afterwards.
+    rows = pd.concat([shared(part) for _, part in models.groupby("arch")])
+    return _averages(rows[rows.benchmark != HELDOUT], columns, "corrected"), columns
 
 
 def _objective(study: Study, alpha: float) -> str:

@@ -16,7 +16,21 @@ from eval.study import Missing, Study
 
 SHOWN, NOT_SHOWN, CONTRADICTED = "shown", "not shown", "contradicted"
 NOT_TESTABLE = "not testable at this scale"
-COLUMNS = ["claim", "statistic", "paper", "value", "low", "high", "n", "p", "verdict", "p_holm", "why", "source"]
+COLUMNS = [
+    "claim",
+    "statistic",
+    "paper",
+    "value",
+    "low",
+    "high",
+    "n",
+    "p",
+    "verdict",
+    "p_holm",
+    "why",
+    "source",
+    "runs",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ def judge(claims: list[Claim], study: Study) -> pd.DataFrame:
             tested.append(None)
             continue
         row |= {"value": evidence.value, "low": evidence.low, "high": evidence.high, "n": evidence.n}
+        row["runs"] = evidence.runs.says(study) if evidence.runs else ""
         reason = untestable(evidence, alpha)
         row |= {"verdict": NOT_TESTABLE, "why": reason} if reason else {"p": evidence.p, "why": _why(evidence, figure)}
         rows.append(row)
@@ -76,20 +91,20 @@ def judge(claims: list[Claim], study: Study) -> pd.DataFrame:
 
 
 def untestable(evidence: Evidence, alpha: float) -> str:
-    """Why there can be no test, whatever the numbers; empty if there can."""
-    if evidence.fixed:
-        return evidence.fixed
-    if evidence.groups < 2:
-        return _joined("one seed gives no interval", evidence.note)
-    if 2.0 ** (1 - evidence.n) > alpha:
-        least = f"{evidence.n} {evidence.of} give no p below {2.0 ** (1 - evidence.n):.2g}"
-        return _joined(least, evidence.note)
-    return ""
+    """Why there can be no test; empty if there can."""
+    units = evidence.each or evidence.n
+    least = 2.0 ** (1 - units)
+    why = evidence.fixed
+    if not why and evidence.groups < 2:
+        why = "one seed gives no interval"
+    if not why and least > alpha:
+        why = f"{units} {evidence.of} give no p below {least:.2g}"
+    return _joined(why, evidence.note) if why else ""
 
 
 def verdict(claim: Claim, evidence: Evidence, p_holm: float, alpha: float) -> str:
     """Shown or contradicted if the interval lies on one side of the null value and the adjusted p is below `alpha`."""
-    if not p_holm < alpha:
+    if not (p_holm < alpha and evidence.agrees):
         return NOT_SHOWN
     # An interval without bounds lies on no side.
     over, under = evidence.low > claim.null, evidence.high < claim.null
@@ -101,7 +116,7 @@ def verdict(claim: Claim, evidence: Evidence, p_holm: float, alpha: float) -> st
 def _why(evidence: Evidence, figure: str | float) -> str:
     units = f"{evidence.n} {evidence.of}"
     units += f", interval over {evidence.groups} seeds" if evidence.groups != evidence.n else ""
-    said = "" if isinstance(figure, str) else _beside(evidence, figure)
+    said = "" if isinstance(figure, str) or not evidence.comparable else _beside(evidence, figure)
     return _joined(units, said, evidence.note)
 
 

@@ -9,11 +9,13 @@ import pandas as pd
 
 from eval.claims.evidence import UNIT, Evidence, mean_of
 from eval.claims.training import whole
+from eval.display import name
 from eval.outcomes.scores import Sample
 from eval.statistics import sign_flip
 from eval.study import Missing, Study
 
 CAPTIONS, TRAININGS = "captions", "trainings"
+THROUGHOUT = "the same held-out captions and one reference LLM throughout"
 
 
 def share(study: Study) -> Evidence:
@@ -30,7 +32,7 @@ def share(study: Study) -> Evidence:
 def ranking(study: Study) -> Evidence:
     """The chance that a word which the picture decides has a higher w than another; p by captions.
 
-    The p is of the mean w of a caption's words of one kind minus that of the other kind.
+    The p is of the mean w of a caption's words of one kind minus that of the other kind, which must point the same way.
     """
     words = _words(study)
     sample = Sample(words.caption, study.settings)
@@ -44,29 +46,41 @@ def ranking(study: Study) -> Evidence:
     p, note = sign_flip(gaps, study.settings.seed), "one reference LLM"
     if len(gaps) < sample.captions:
         note += f"; {sample.captions - len(gaps)} captions have words of one kind alone"
-    return Evidence(auc.estimate, auc.low, auc.high, p, len(gaps), CAPTIONS, len(gaps), note)
+    agrees = bool((gaps.mean() > 0) == (auc.estimate > 0.5))
+    if not agrees:
+        note += "; within captions w points the other way"
+    return Evidence(auc.estimate, auc.low, auc.high, p, len(gaps), CAPTIONS, len(gaps), note, agrees=agrees)
 
 
 def tracking(study: Study) -> Evidence:
     """Spearman's correlation of w with the mutual information of token and picture in each NTP training."""
-    return _correlation(study, "rho_w", "ntp")
+    return _correlation(study, "rho_w", "ntp")[0]
 
 
 def gaining(study: Study) -> Evidence:
     """Spearman's correlation of a token's mutual information, told by another seed's NTP, with its gain under PRIOR."""
-    return _correlation(study, "rho_gain", "prior")
+    found, rows = _correlation(study, "rho_gain", "prior", ("ntp", "prior"))
+    if (rows.judge == rows.seed).any():
+        raise Missing(
+            "there is no other seed to tell the mutual information: one loss under NTP would stand on both sides"
+        )
+    return found
 
 
-def _correlation(study: Study, column: str, objective: str) -> Evidence:
+def _correlation(
+    study: Study, column: str, objective: str, of: tuple[str, ...] = ("ntp",)
+) -> tuple[Evidence, pd.DataFrame]:
     table = study.table("mutual")
+    if objective not in set(study.compared.objective):
+        raise Missing(f"{name(objective)} was not trained at every scale")
     where = {"unit": "token", "group": "all", "by": "all", "objective": objective}
-    for name, value in where.items():
-        table = table[table[name].astype(str) == value]
+    for key, value in where.items():
+        table = table[table[key].astype(str) == value]
     rows = whole(table.astype({"arch": str, "objective": str}), study, "mutual.parquet")
     units = rows.set_index(UNIT)[column].astype(float).sort_index()
     if not len(units) or units.isna().any():
         raise Missing("a correlation is not defined: one of its sides does not vary, or was not measured")
-    return mean_of(units, study, TRAININGS)
+    return mean_of(units, study, TRAININGS, THROUGHOUT, of), rows
 
 
 def _words(study: Study) -> pd.DataFrame:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from eval.claims.evidence import UNIT, Evidence, by_seed, mean_of, pairs
+from eval.claims.evidence import UNIT, Evidence, able, by_seed, mean_of, pairs, runs_of, untold
 from eval.fits.forms import FORMULAS, fit_curve, needed
 from eval.fits.robust import exponents
-from eval.results import HELDOUT, arms, final, select
-from eval.scaling import quantities
-from eval.statistics import relative_improvement, sign_flip
+from eval.results import HELDOUT, PAPERS, Score, arms, averaged, final, select
+from eval.scaling import by_scale, log_ratio, quantities
+from eval.statistics import sign_flip
 from eval.study import Missing, Study
 from prior.errors import UserError
 
@@ -32,28 +31,28 @@ def heldout(study: Study, metric: str) -> Evidence:
 def exponent(study: Study, quantity: str) -> Evidence:
     """PRIOR − NTP, exponent b of A·x^−b, each seed's own fit; over settings and seeds."""
     ours, base = pairs(_exponents(_curves(study, quantity)))
-    return mean_of(ours - base, study, CURVES)
+    found = mean_of(ours - base, study, CURVES)
+    return able(found, study, _columns(study)) if quantity == "error" else found
 
 
 def data_efficiency(study: Study) -> Evidence:
     """How many times its data NTP needs for PRIOR's benchmark error at the largest scale.
 
-    exp(log(y_NTP / y_PRIOR) / b_NTP), of the seeds' means of both, with Fieller's interval; p of log(y_NTP / y_PRIOR).
+    exp(log(y_NTP / y_PRIOR) / b_NTP) of the seeds' means of logarithms and exponents over architectures, with Fieller's
+    interval (`eval.scaling.log_ratio`); p of log(y_NTP / y_PRIOR).
     """
     grids = _curves(study, "error")
     last = pd.concat([_rows(arm, values.iloc[:, -1]) for arm, values in grids.items()])
-    ours, base = pairs(last)
-    gain, slope = np.log(base / ours), pairs(_exponents(grids))[1]
-    found = relative_improvement(by_seed(gain), by_seed(slope), study.settings.confidence)
+    ours, base = (np.log(values) for values in pairs(last))
+    slope = by_seed(pairs(_exponents(grids))[1])
+    found = log_ratio(np.exp(by_seed(ours)), np.exp(by_seed(base)), slope, study.settings.confidence)
+    if found is None:
+        flat = "NTP's error does not surely fall with data: no amount of it would make up for anything"
+        raise Missing(untold(study, _columns(study)) or flat)
     with np.errstate(over="ignore"):
-        value, low, high = (float(np.exp(bound + 1)) for bound in (found.estimate, found.low, found.high))
-    p = sign_flip(gain, study.settings.seed)
-    evidence = Evidence(value, low, high, p, len(gain), CURVES, found.n)
-    if not slope.mean() > 0:
-        return replace(
-            evidence, fixed="NTP's error does not fall with data: no amount of it would make up for anything"
-        )
-    return evidence
+        value, low, high = (float(np.exp(bound)) for bound in (found.estimate, found.low, found.high))
+    p, runs = sign_flip(base - ours, study.settings.seed), runs_of(ours, PAPERS)
+    return able(Evidence(value, low, high, p, len(ours), CURVES, found.n, runs=runs), study, _columns(study))
 
 
 def predictability(study: Study) -> Evidence:
@@ -62,10 +61,16 @@ def predictability(study: Study) -> Evidence:
     missed = []
     for arm, values in grids.items():
         x = values.columns.to_numpy(float)
-        predicted = [fit_curve(x[:-1], row[:-1])(x[-1:])[0] for row in values.to_numpy(float)]
+        laws = {
+            seed: fit_curve(x[:-1], row[:-1]) for seed, row in zip(values.index, values.to_numpy(float), strict=True)
+        }
+        if failed := [f"seed{seed}" for seed, law in laws.items() if not law.converged]:
+            through = f"{FORMULAS['power']} through the other scales does not fit"
+            raise Missing(f"{through}: {'/'.join(arm)} {', '.join(failed)} ends at its bounds")
+        predicted = np.array([law(x[-1:])[0] for law in laws.values()])
         missed.append(_rows(arm, 100 * np.abs(np.log(predicted / values.iloc[:, -1]))))
     ours, base = pairs(pd.concat(missed))
-    return mean_of(ours - base, study, CURVES)
+    return able(mean_of(ours - base, study, CURVES), study, _columns(study))
 
 
 def jitter(study: Study) -> Evidence:
@@ -79,7 +84,9 @@ def jitter(study: Study) -> Evidence:
 
 def spikes(study: Study) -> Evidence:
     """PRIOR − NTP, spikes of the gradient's norm in a thousand steps."""
-    values = _trainings(study, lambda run: 1000 * run.spikes.sum() / max(run.judged.sum(), 1))
+    values = _trainings(study, lambda run: 1000 * run.spikes.sum() / run.judged.sum() if run.judged.any() else np.nan)
+    if values.value.isna().any():
+        raise Missing("a training was too short for any of its gradients to have a neighbourhood to be judged by")
     ours, base = pairs(values)
     return mean_of(ours - base, study)
 
@@ -110,7 +117,9 @@ def _mean(bins: pd.DataFrame) -> float:
 def _trainings(study: Study, of: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
     """A number of each compared training's bins."""
     table = study.table("training")
-    table = table[table.objective.isin(["ntp", "prior"])].astype({"arch": str, "objective": str})
+    # An objective that was trained at some scales alone is an ablation, PRIOR's own, too.
+    objectives = set(PAPERS) & set(study.compared.objective)
+    table = table[table.objective.isin(objectives)].astype({"arch": str, "objective": str})
     keys = ["objective", *UNIT]
     values = pd.DataFrame(
         [(*key, float(of(run))) for key, run in table.groupby(keys, observed=True)], columns=[*keys, "value"]
@@ -129,11 +138,16 @@ def _curves(study: Study, quantity: str, spare: int = 0) -> dict[tuple[str, str]
         raise Missing(f"{why}, this preset has {there - spare}")
     if not (table.value > 0).all():
         raise Missing("an error or loss is zero, so it has no logarithm")
-    grids = {}
-    for arch, objective in arms(table):
-        rows = select(table, arch=arch, objective=objective)
-        grids[arch, objective] = rows.pivot(index="seed", columns="scale_tokens", values="value").sort_index(axis=1)
-    return grids
+    ours = [arm for arm in arms(table) if arm[1] in PAPERS]
+    return {arm: by_scale(select(table, arch=arm[0], objective=arm[1])) for arm in ours}
+
+
+def _columns(study: Study) -> list[Score]:
+    """The benchmarks whose mean error the curves are of: of the averaged ones those that were asked at every scale."""
+    tables = quantities(study.compared)
+    scales = tables["error"].scale_tokens.nunique()
+    used = [score for score in averaged(study.columns) if f"error:{score.benchmark}" in tables]
+    return [score for score in used if tables[f"error:{score.benchmark}"].scale_tokens.nunique() == scales]
 
 
 def _exponents(grids: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from prior.errors import UserError
 
 Form = Literal["power", "power_floor", "odds"]
-FORMULAS: dict[Form, str] = {"power": "A·x^-b", "power_floor": "E + A·x^-b", "odds": "(1 - chance)/(1 + A·x^b)"}
+FORMULAS: dict[Form, str] = {"power": "A·x^−b", "power_floor": "E + A·x^−b", "odds": "(1 − chance)/(1 + A·x^b)"}
 PARAMETERS: dict[Form, int] = {"power": 2, "power_floor": 3, "odds": 2}
 # Log residuals up to 5 % count as squares, larger ones linearly: well above the noise of a converged seed, and small
 # enough that one failed run cannot turn the line.

@@ -265,7 +265,7 @@ def test_the_result_says_in_words_why_there_are_no_curves() -> None:
     study = _study(synthetic.metrics(archs=("hlvlm",), benchmarks=("MMStar",)))
     table = scaling.table(study)
     (shown,) = scaling.show(table)
-    assert shown.cells.to_numpy().tolist() == [["A·x^-b needs at least 4 data scales, 3 given; add scales"]]
+    assert shown.cells.to_numpy().tolist() == [["A·x^−b needs at least 4 data scales, 3 given; add scales"]]
     with style.context():
         figure = scaling.draw(table, study)
     assert all("3 given" in " ".join(text.get_text() for text in axes.texts) for axes in figure.axes)
