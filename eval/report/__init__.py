@@ -94,7 +94,7 @@ def render(study: Study, preset: Preset, results: Path, captions: Path = CAPTION
     for key in OUTCOMES:
         result = _result(key, known, results, captions)
         categories.setdefault(result.category, []).append(result)
-    claims = _claims(results / "claims.csv")
+    claims = _claims(results / "claims.csv", known)
     return environment.get_template("report.html.j2").render(
         preset=preset.name,
         style=Markup(style),
@@ -168,8 +168,8 @@ def _arm(row: list[str], known: Origins) -> tuple[Arm | None, int]:
     return None, 0
 
 
-def _claims(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``claims.csv`` with their numbers as text."""
+def _claims(path: Path, known: Origins) -> list[dict[str, Any]]:
+    """The rows of ``claims.csv`` with their numbers as text, and the arms that they are of."""
     # What the paper says is a figure for some and words for others.
     table = _table(path, dtype={"paper": str})
     if lacking := [column for column in CLAIMS if column not in table]:
@@ -195,6 +195,7 @@ def _claims(path: Path) -> list[dict[str, Any]]:
                 "verdict": verdict,
                 "why": _text(row["why"]) if "why" in table else "",
                 "source": _text(row["source"]) if "source" in table else "",
+                "arms": known.named(_text(row["runs"])) if "runs" in table else [],
             }
         )
     return rows

@@ -118,6 +118,17 @@ class Origins:
             found[arm.arch, arm.objective] = [scale for scale in arm.seeds if scale in named] or list(arm.seeds)
         return {key: found[key] for key in self.arms if key in found}
 
+    def named(self, runs: str) -> list[tuple[Arm, str]]:
+        """The arms that a claim names (`eval.claims.evidence.Runs.says`), each with what to say of its runs."""
+        who_, _, where = runs.partition("; ")
+        archs, _, objectives = who_.partition(": ")
+        keys = [(arch, objective) for arch in archs.split(", ") for objective in objectives.split(", ")]
+        found = [self.arms[key] for key in keys if key in self.arms]
+        return [
+            (arm, arm.says([scale for scale in arm.seeds if tokens(scale) in where.split(", ")] or None))
+            for arm in found
+        ]
+
 
 def gather(results: Path, preset: Preset) -> dict[str, Any]:
     """Every ``run.yaml`` of a preset's runs, by ``runs/{run}/{stage}``: the content of ``provenance.yaml``.

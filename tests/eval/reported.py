@@ -74,6 +74,8 @@ def results(folder: Path, known: Study, text: str = "") -> Path:
         | {"claim": f"Claim {place} of the paper{text}", "statistic": f"statistic {place}{text}", "paper": "+19"}
         for place, verdict in enumerate(VERDICTS)
     ]
+    claims[0] |= {"runs": "hlvlm: ntp, prior; 120k"}
+    claims[1] |= {"runs": "hlvlm, ulvlm: ntp; every scale"}
     claims[-1] |= dict.fromkeys(("value", "low", "high", "n", "p", "p_holm")) | {"why": f"one seed{text}"}
     pd.DataFrame(claims, columns=COLUMNS).to_csv(folder / "claims.csv", index=False)
     return folder

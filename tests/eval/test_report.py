@@ -41,6 +41,10 @@ def test_every_result_and_claim_is_there_with_its_caption(page: str) -> None:
     assert "−1.61" in rows[0] and "[−3.20, 0.10]" in rows[0] and "Holm 0.31" in rows[0] and "+19" in rows[0]
     assert "0.084" in rows[1] and "&lt; 0.0001" in rows[1]
     assert "one seed" in rows[3] and 'data-label="here"></td>' in rows[3]
+    led = [re.findall(r'href="#arm-([^"]+)" title="(\d runs: [^;]+)', row) for row in rows]
+    assert led[0] == [(f"hlvlm-{key}", f"2 runs: runs/hlvlm/{key}/120k/seed0–1") for key in ("ntp", "prior")]
+    assert led[1] == [(f"{arch}-ntp", f"4 runs: runs/{arch}/ntp/{{40k,120k}}/seed0–1") for arch in ("hlvlm", "ulvlm")]
+    assert led[2] == led[3] == []
 
 
 def test_a_row_leads_to_its_own_runs(page: str) -> None:
