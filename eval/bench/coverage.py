@@ -22,6 +22,8 @@ from prior.files import whole, write_text
 # What an interval of 95 % may cover here: 2,000 studies alone leave ± 1 %.
 TARGET = (0.935, 0.965)
 ARMS = ("objective", "ntp")
+# An interval that fewer studies are given is not judged.
+USUAL = 0.5
 STATISTICS = {
     "b": "exponent b",
     "difference": "difference of exponents",
@@ -143,7 +145,9 @@ def _pair(
 def show(table: pd.DataFrame, confidence: float) -> Display:
     """The least, mean and greatest coverage of each statistic, over architectures and quantities."""
     rows = []
-    for (form, kind), part in table.groupby(["form", "statistic"], sort=False):
+    # Of an interval that few studies get, those that get it are no sample of all.
+    seldom = table.given < USUAL
+    for (form, kind), part in table[~seldom].groupby(["form", "statistic"], sort=False):
         within = part.coverage.between(*TARGET)
         cells = {"form": name(str(form)), "interval of": STATISTICS[str(kind)], "simulated": f"{len(part)} settings"}
         cells |= {
@@ -162,4 +166,13 @@ def show(table: pd.DataFrame, confidence: float) -> Display:
         f"seeds and {first.scales} scales, the curves and the noise of the study itself; each line: share of studies "
         f"whose {100 * confidence:.0f} % interval holds the truth."
     )
+    if seldom.any():
+        which = [
+            f"{STATISTICS[row.statistic]} of {name(row.arch)}, {name(row.quantity)} ({100 * row.given:.1f} %)"
+            for row in table[seldom].itertuples()
+        ]
+        note += (
+            f" Left out, since fewer than {100 * USUAL:.0f} % of the studies are given the interval at all: "
+            f"{', '.join(which)}."
+        )
     return Display("Coverage of the intervals of scaling curves", pd.DataFrame(rows), note)
