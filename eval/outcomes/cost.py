@@ -143,7 +143,7 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
             axes.set_xscale("log")
             low, high = values[known].min(), values[known].max()
             axes.set_xlim(10 ** np.floor(np.log10(low) - 0.3), high * (high / low) ** 0.14 * 2)
-        for stage in set(order) - set(known):
+        for stage in (stage for stage in order if stage not in known):
             why = "no model" if quantity == "flops" else "not measured"
             # In the axes' own width: without a value there is no place on the scale.
             axes.text(0.01, order.index(stage), why, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5,
