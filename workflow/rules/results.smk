@@ -93,7 +93,8 @@ rule report:
     resources:
         **asks("small"),
     params:
-        settings=digest(preset),
+        # A function, or braces in a pattern of files would be taken for wildcards.
+        settings=lambda w: digest(preset),
         stored=STORED,
         results=R,
     shell:
