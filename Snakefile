@@ -60,7 +60,8 @@ rule figures:
 
 onstart:
     refuse_beside_orphans(workflow)
-    write_batches()
+    if STORED == R:
+        write_batches()
 
 
 onsuccess:
