@@ -64,7 +64,7 @@ def gather(preset: Preset, results: Path, held_out: int = HELD_OUT, others: int 
 
     corpus, tokenizer = read_corpus(results / "corpus/val/0000"), load_tokenizer(results / "tokenizer")
     arms = [(arch, objective) for arch in preset.architectures.names() for objective in PAPERS]
-    arms = [arm for arm in arms if arm[1] in preset.objectives]
+    arms = [arm for arm in arms if preset.trains(arm[1], preset.scales[-1])]
     asked, pictures = questions(preset, results, arms)
     digests = [_digest(image) for image in corpus["image"]]
     rows = choose(digests[: preset.evaluation.loss_captions], asked, held_out)

@@ -237,6 +237,11 @@ class Preset(Settings):
             for seed in range(self.seeds)
         ]
 
+    def trains(self, objective: str, scale: str) -> bool:
+        """Whether there are runs of an objective at a scale."""
+        entry = self.objectives.get(objective)
+        return entry is not None and scale in (entry.scales or self.scales)
+
     def kept_steps(self, objective: str, scale: str) -> list[int]:
         """After which steps of a pre-training a checkpoint is kept and asked, beside the last one.
 

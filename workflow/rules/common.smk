@@ -396,7 +396,7 @@ def stored_files():
 
 def viewed_runs():
     """The runs whose tokens and answers the viewer shows: the first seed's at the largest scale."""
-    objectives = [name for name in ("ntp", "prior") if name in preset.objectives]
+    objectives = [name for name in ("ntp", "prior") if preset.trains(name, preset.scales[-1])]
     return expand(
         R / "runs/{arch}/{objective}/{scale}/seed0/pretrain",
         arch=preset.architectures.names(),
