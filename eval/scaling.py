@@ -48,7 +48,7 @@ from eval.fits.robust import (
     shared_line,
 )
 from eval.results import HELDOUT, arms, averaged, check_metrics, compared, final, guessing, scores, select
-from eval.statistics import Interval, mean_interval, paired_difference, relative_improvement
+from eval.statistics import NOTHING, Interval, mean_interval, paired_difference, relative_improvement
 from prior.config import Statistics
 from prior.errors import UserError
 from prior.files import write_json
@@ -57,7 +57,6 @@ KEYS = ("kind", "arch", "objective", "quantity", "form")
 # How far the worst of the seeds' mean points lies from their fit, in percent.
 DEVIATION = "largest_deviation_percent"
 ONE_SEED = "one seed gives no interval"
-NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 # Where exponents of odds are tested around their estimate: finely beside it.
 OFFSETS = 4 * np.linspace(-1, 1, 161) ** 3
 
@@ -196,7 +195,7 @@ def difference(
         return {"exponent": asdict(NOTHING), "p": None, "refused": why}
     x = base.columns.to_numpy(float)
     if form == "power":
-        gap = paired_difference(_exponents(ours), _exponents(base), settings.confidence)
+        gap = paired_difference(seed_exponents(ours), seed_exponents(base), settings.confidence)
         return {"exponent": asdict(gap), "p": _p(gap, settings.confidence), "refused": why}
     laws = [fit_curve(x, values.mean().to_numpy(float), form, chance) for values in (ours, base)]
     estimate = laws[0].b - laws[1].b
@@ -236,7 +235,7 @@ def ratio(
     nothing = {"ratio": asdict(NOTHING), "extrapolated": None}
     if why and why != ONE_SEED:
         return nothing | {"refused": why}
-    found = log_ratio(ours.iloc[:, -1], base.iloc[:, -1], _exponents(base), settings.confidence)
+    found = log_ratio(ours.iloc[:, -1], base.iloc[:, -1], seed_exponents(base), settings.confidence)
     if found is None:
         return nothing | {"refused": "NTP's exponent is not above zero: no amount of data would make up for anything"}
     with np.errstate(over="ignore"):
@@ -321,7 +320,8 @@ def _p(found: Interval, confidence: float) -> float:
     return float(2 * stats.t.sf(abs(found.estimate) / max(deviation, 1e-300), found.n - 1))
 
 
-def _exponents(values: pd.DataFrame) -> pd.Series:
+def seed_exponents(values: pd.DataFrame) -> pd.Series:
+    """b of A·x^−b by seed; `values` as `by_scale` gives them."""
     return pd.Series(exponents(values.columns.to_numpy(float), values.to_numpy(float)), index=values.index)
 
 

@@ -32,6 +32,10 @@ class Interval:
         return (self.high - self.low) / 2
 
 
+# Where there is no estimate.
+NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
+
+
 def mean_interval(values: Sequence[float] | np.ndarray | pd.Series, confidence: float) -> Interval:
     """Mean of `values` (one per seed) with Student's t interval; one value has no interval (NaN bounds)."""
     data = np.asarray(values, dtype=float)

@@ -9,9 +9,8 @@ import pandas as pd
 
 from eval.claims.evidence import UNIT, Evidence, able, by_seed, mean_of, pairs, runs_of, untold
 from eval.fits.forms import FORMULAS, fit_curve, needed
-from eval.fits.robust import exponents
 from eval.results import HELDOUT, PAPERS, Score, arms, averaged, final, select
-from eval.scaling import by_scale, log_ratio, quantities
+from eval.scaling import by_scale, log_ratio, quantities, seed_exponents
 from eval.statistics import sign_flip
 from eval.study import Missing, Study
 from prior.errors import UserError
@@ -151,11 +150,7 @@ def _columns(study: Study) -> list[Score]:
 
 
 def _exponents(grids: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    found = []
-    for arm, values in grids.items():
-        b = exponents(values.columns.to_numpy(float), values.to_numpy(float))
-        found.append(_rows(arm, pd.Series(b, index=values.index)))
-    return pd.concat(found)
+    return pd.concat([_rows(arm, seed_exponents(values)) for arm, values in grids.items()])
 
 
 def _rows(arm: tuple[str, str], values: pd.Series) -> pd.DataFrame:

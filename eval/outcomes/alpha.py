@@ -10,8 +10,9 @@ import pandas as pd
 from eval import style
 from eval.chair import EQUAL
 from eval.display import Display, name, seeds, spread, tokens
+from eval.outcomes.trajectory import AVERAGES, LOSSES
 from eval.results import BASELINE, HELDOUT, STAGES, averaged, averages, by_seed, scores, select
-from eval.statistics import Interval, mean_interval, paired_difference
+from eval.statistics import NOTHING, mean_interval, paired_difference
 from eval.study import Missing, Study
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ COLUMNS = [
     *("arch", "objective", "alpha", "scale_tokens", "stage", "step", "quantity", "kind", "value", "low", "high"),
     *("seeds", "unit", "to_ntp", "to_ntp_low", "to_ntp_high", "to_one", "to_one_low", "to_one_high"),
 ]
-LOSSES = {"loss_relevant": "loss, relevant tokens", "loss_other": "loss, other tokens", "loss": "loss, all tokens"}
-AVERAGES = {"raw": ("raw average", "mean of raw scores"), "corrected": ("corrected average", "0 guessing, 1 perfect")}
 INVENTED = ("CHAIR", "chair_i" + EQUAL)
-NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def table(study: Study) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from eval import style
 from eval.chair import EQUAL
 from eval.display import MINUS, Display, name, seeds, spread, tokens, who
 from eval.results import arms, by_seed, final, select
-from eval.statistics import Interval, mean_interval, paired_difference
+from eval.statistics import NOTHING, Interval, mean_interval, paired_difference
 from eval.study import Missing, Study
 from prior.config import Statistics
 
@@ -29,7 +29,6 @@ COLUMNS = {
     "f1": "POPE F1, %",
     "yes_rate": "POPE yes-rate, %",
 }
-UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -55,7 +54,7 @@ def table(study: Study) -> pd.DataFrame:
         own = select(part, objective=objective)
         if own.empty:
             continue
-        mean, gain = _mean(own, settings), UNDEFINED
+        mean, gain = _mean(own, settings), NOTHING
         if objective != "ntp" and part.n_items.all():
             gain = paired_difference(by_seed(own), by_seed(part, objective="ntp"), settings.confidence)
         key = {"arch": arch, "objective": objective, "picture": picture, "scale_tokens": int(own.scale_tokens.iloc[0])}
@@ -146,7 +145,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, objective: str, aside: float, setting
 
 
 def _mean(rows: pd.DataFrame, settings: Statistics) -> Interval:
-    return mean_interval(by_seed(rows), settings.confidence) if rows.n_items.all() else UNDEFINED
+    return mean_interval(by_seed(rows), settings.confidence) if rows.n_items.all() else NOTHING
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:

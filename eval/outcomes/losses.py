@@ -11,7 +11,7 @@ from eval import style
 from eval.display import Display, name, seeds, spread, tokens
 from eval.outcomes.dots import dot, objectives_of
 from eval.results import HELDOUT, arms, by_seed, final, select
-from eval.statistics import Interval, mean_interval, paired_difference
+from eval.statistics import NOTHING, mean_interval, paired_difference
 from eval.study import Missing, Study
 from prior.config import Statistics
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 TOKENS = {"loss_relevant": "relevant", "loss_other": "other", "loss": "all"}
 LOSS_LABEL = "held-out loss (nats/token)"
-NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def table(study: Study) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from eval.gather.training import LOSSES, THRESHOLD, WINDOW
 from eval.outcomes.dots import objectives_of
 from eval.outcomes.trajectory import bands, numbered, on_the_way
 from eval.results import BASELINE, HELDOUT, arms, by_seed, scores, select
-from eval.statistics import Interval, mean_interval, paired_difference, relative_improvement
+from eval.statistics import NOTHING, Interval, mean_interval, paired_difference, relative_improvement
 from eval.study import Missing, Study
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ COLUMNS = [
 ]
 KINDS = {"loss": "all", "loss_relevant": "relevant", "loss_other": "other"}
 SPIKES, NORM = "gradient-norm spikes", "variance of log gradient norm"
-NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 PAPER = "paper"
 
 

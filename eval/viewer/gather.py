@@ -22,12 +22,12 @@ import pandas as pd
 from PIL import Image
 
 from eval.display import name
+from eval.gather import classes
 from eval.results import PAPERS, largest, read_items, select
 from eval.tsv import ROTATION, kind_of, options, read_benchmark
 from prior.config import Preset, ScenesCorpus
-from prior.corpus.scenes import classified_caption, pair
+from prior.corpus.scenes import pair
 from prior.corpus.store import read_corpus
-from prior.corpus.world import draw, generator
 from prior.documents import encode, tokenize_captions
 from prior.errors import UserError
 from prior.tokens import read_ragged, read_table
@@ -144,13 +144,14 @@ def token_facts(
             gain = values[f"{arch} {objective} with"][row] - values[f"{arch} {objective} without"][row]
             mi[arch][objective] = [round(float(value), 4) for value in gain]
         relevant = documents.relevant[row]
+        known, ends = classes.pieces(identity, caption, preset.corpus), np.array([end for _, end in offsets[row]])
         facts.append(
             {
                 "text": [*pieces(caption, offsets[row]), None],
                 # Every digit of a float32, so that the page computes the weights of training.
                 "logprob": [float(str(value)) for value in values["p_r"][row]],
                 "truth": [None if np.isnan(value) else int(value) for value in relevant],
-                "kind": kinds(preset, identity, caption, offsets[row]),
+                "kind": None if known is None else [*known.of(ends).tolist(), None],
                 "mi": mi,
             }
         )
@@ -161,22 +162,6 @@ def pieces(caption: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """The caption cut at the ends of its tokens; empty for a token that goes on with a character of the one before."""
     ends = [0, *np.maximum.accumulate([end for _, end in offsets]).tolist()] if offsets else [0]
     return [caption[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-
-
-def kinds(preset: Preset, identity: str, caption: str, offsets: Sequence[tuple[int, int]]) -> list[str | None] | None:
-    """The class of the word that each token ends in, by the generated world's own account; None where it is unknown."""
-    number = _scene_number(preset, identity)
-    if number is None:
-        return None
-    assert isinstance(preset.corpus, ScenesCorpus)
-    rng = generator("val", number, preset.corpus.seed)
-    owners: list[str] = []
-    for word, kind in classified_caption(draw("val", rng), rng):
-        gap = " " if owners and word not in (",", ":") else ""
-        owners += [kind] * len(gap + word)
-    if len(owners) != len(caption):
-        return None
-    return [*(owners[end - 1] for _, end in offsets), None]
 
 
 def generated(preset: Preset, identity: str, image: bytes) -> str | None:
