@@ -58,7 +58,7 @@ def token_logprobs(
         nll = caption_nll(model, model_inputs(batch), batch["labels"])
         if mine < len(rows):
             where = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in row])
-            result[torch.from_numpy(where).to(device)] = -nll
+            result[torch.from_numpy(where).to(device)] = -nll.float()
         if progress:
             progress(min(begin + processes.count(), len(rows)), len(rows))
     return processes.total(result).cpu().numpy()

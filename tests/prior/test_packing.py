@@ -48,10 +48,11 @@ def stock_logprobs(architecture: Any, tokenizer: Any, records: Any, picture: boo
 @pytest.mark.parametrize("picture", [True, False])
 def test_packed_captions_score_as_if_alone(lvlm: Any, tokenizer: Any, records: Any, picture: bool) -> None:
     documents = tokenize_captions(records, tokenizer, image=picture)
+    lvlm.model.double()  # In single precision what differs is rounding, and how much depends on the processor.
     pack(lvlm.model.eval())
     packed = token_logprobs(lvlm.model, Packer(documents, tokenizer.bos_token_id, lvlm), row_tokens=200)
     alone = np.concatenate(stock_logprobs(lvlm, tokenizer, records, picture))
-    np.testing.assert_allclose(packed, alone, atol=2e-5)
+    np.testing.assert_allclose(packed, alone, rtol=1e-6)  # Scores are kept in single precision.
     # The check can fail: what the model says does depend on the picture.
     other = np.concatenate(stock_logprobs(lvlm, tokenizer, records, not picture))
     assert np.abs(packed - other).max() > 1e-3
@@ -153,6 +154,7 @@ def test_only_answers_of_a_conversation_carry_labels(lvlm: Any, tokenizer: Any, 
     """Packed with others, each answer's tokens are predicted as in the whole conversation on its own."""
     turns = [[("a red", " circle"), ("on the", " left of")], [("photo", " by")], [("a", " star"), ("b", " 12 99")]]
     documents = tokenize_exchanges(["0", "1", "2"], turns, tokenizer, lambda index: records[index]["image"])
+    lvlm.model.double()
     pack(lvlm.model.eval())
     row = Packer(documents, tokenizer.bos_token_id, lvlm).row([2, 0, 1])
     said = "".join(answer + "</s>" for index in (2, 0, 1) for _, answer in turns[index])
@@ -168,7 +170,7 @@ def test_only_answers_of_a_conversation_carry_labels(lvlm: Any, tokenizer: Any, 
             logits = lvlm.model(input_ids=ids, pixel_values=lvlm.collate(picture)).logits[0]
             places = len(picture[0].ids) + np.flatnonzero(documents.labelled[index])
             alone.append(logits[places].log_softmax(-1))
-    torch.testing.assert_close(packed, torch.cat(alone), atol=2e-5, rtol=0)
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-10, rtol=0)
 
 
 @given(
