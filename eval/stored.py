@@ -13,4 +13,6 @@ TABLES = {
     "costs": "costs.csv",
 }
 QUALITY, PROVENANCE = "reference.json", "provenance.yaml"
+# Made from the others, and what the paper reported.
+FITS, REPORTED = "fits.json", "results/reported"
 FILES = (METRICS, ITEMS, *TABLES.values(), QUALITY, PROVENANCE)

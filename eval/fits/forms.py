@@ -14,8 +14,9 @@ from prior.errors import UserError
 Form = Literal["power", "power_floor", "odds"]
 FORMULAS: dict[Form, str] = {"power": "A·x^−b", "power_floor": "E + A·x^−b", "odds": "(1 − chance)/(1 + A·x^b)"}
 PARAMETERS: dict[Form, int] = {"power": 2, "power_floor": 3, "odds": 2}
-# Log residuals up to 5 % count as squares, larger ones linearly: well above the noise of a converged seed, and small
-# enough that one failed run cannot turn the line.
+# Log residuals up to 5 % count as squares, larger ones linearly: well above the noise of a converged seed's loss, and
+# small enough that one failed run cannot turn the line. Errors near zero scatter more: there fits come close to least
+# absolute deviations.
 HUBER_DELTA = 0.05
 # Where most residuals are large and scales lie at equal distances, a whole range of b is equally good under Huber's
 # loss: this share of the plain squares picks one of them.

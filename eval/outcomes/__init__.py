@@ -20,33 +20,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.stored import FITS, ITEMS, METRICS, QUALITY, REPORTED, TABLES
+
 if TYPE_CHECKING:
     from eval.study import Study
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What a result is called, the category it stands in, and whether it has a figure."""
+    """What a result is called, the category it stands in, the files it is made from, and whether it has a figure."""
 
     title: str
     category: str
+    read: tuple[str, ...]
     figure: bool = True
 
 
 OUTCOMES = {
-    "main": Heading("Benchmark scores", "Benchmarks"),
-    "trajectory": Heading("Trajectories", "Training"),
-    "scaling": Heading("Scaling", "Scaling"),
-    "alpha": Heading("Ablation of α", "Benchmarks"),
-    "losses": Heading("Loss on image-related and other tokens", "Training"),
-    "stability": Heading("Stability", "Training"),
-    "scores": Heading("Scores against relevance", "Scores"),
-    "mutual": Heading("Mutual information", "Scores"),
-    "hallucination": Heading("Hallucination", "Benchmarks"),
-    "cost": Heading("Cost", "Cost"),
-    "accuracy": Heading("Right answers against guessing", "Benchmarks", figure=False),
-    "benchmarks": Heading("What was asked", "Benchmarks", figure=False),
-    "words": Heading("Words by importance score", "Scores", figure=False),
+    "main": Heading("Benchmark scores", "Benchmarks", (METRICS, ITEMS, REPORTED)),
+    "trajectory": Heading("Trajectories", "Training", (METRICS, ITEMS, REPORTED)),
+    "scaling": Heading("Scaling", "Scaling", (METRICS, FITS)),
+    "alpha": Heading("Ablation of α", "Benchmarks", (METRICS, ITEMS)),
+    "losses": Heading("Loss on image-related and other tokens", "Training", (METRICS,)),
+    "stability": Heading("Stability", "Training", (METRICS, ITEMS, TABLES["training"], REPORTED)),
+    "scores": Heading("Scores against relevance", "Scores", (TABLES["words"], TABLES["tokens"])),
+    "mutual": Heading("Mutual information", "Scores", (TABLES["mutual"],)),
+    "hallucination": Heading("Hallucination", "Benchmarks", (METRICS,)),
+    "cost": Heading("Cost", "Cost", (TABLES["costs"], TABLES["training"])),
+    "accuracy": Heading("Right answers against guessing", "Benchmarks", (METRICS, ITEMS), figure=False),
+    "benchmarks": Heading("What was asked", "Benchmarks", (METRICS, TABLES["benchmarks"]), figure=False),
+    "words": Heading("Words by importance score", "Scores", (TABLES["words"], QUALITY), figure=False),
 }
 TABLE_ENDINGS, FIGURE_ENDINGS = ("csv", "md", "tex", "html"), ("pdf", "png")
 

@@ -15,7 +15,7 @@ import pandas as pd
 from eval.display import name, number, tokens
 from eval.outcomes import FIGURE_ENDINGS, OUTCOMES, TABLE_ENDINGS
 from eval.report.cells import Table, read_tables
-from eval.report.origin import Arm, Origins, flatten, origins, ranges, sources
+from eval.report.origin import Arm, Origins, flatten, origins, ranges
 from eval.report.prose import CAPTIONS, caption, split
 from eval.study import Study
 from prior.config import Preset
@@ -56,7 +56,7 @@ class Result:
     files: list[tuple[str, str]]
     runs: list[tuple[str, str, str]]
     count: int
-    read: list[str]
+    read: tuple[str, ...]
     code: str
 
 
@@ -126,7 +126,6 @@ def _result(key: str, known: Origins, results: Path, captions: Path) -> Result:
         picture = base64.b64encode(_need(results / f"figures/{key}.png").read_bytes()).decode()
     files = [(f"tables/{key}.{ending}", ending) for ending in TABLE_ENDINGS]
     files += [(f"figures/{key}.{ending}", ending) for ending in FIGURE_ENDINGS] if heading.figure else []
-    code = PACKAGE / "outcomes" / f"{key}.py"
     chosen = [(known.arms[arm], scales) for arm, scales in behind.items()]
     return Result(
         key=key,
@@ -139,7 +138,7 @@ def _result(key: str, known: Origins, results: Path, captions: Path) -> Result:
         files=files,
         runs=[(arm.key, arm.label, arm.says(scales)) for arm, scales in chosen],
         count=sum(arm.runs(scales) for arm, scales in chosen),
-        read=sources(code.read_text(encoding="utf-8")) if code.is_file() else [],
+        read=heading.read,
         code=f"eval/outcomes/{key}.py",
     )
 

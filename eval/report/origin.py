@@ -14,22 +14,10 @@ import yaml
 
 from eval.display import tokens, who
 from eval.results import BASELINE, RUN, arms
-from eval.stored import PROVENANCE, TABLES
 from eval.study import Study
 from prior.config import Preset, digest, parse_tokens
 from prior.errors import UserError
 
-# What an outcome may read of a study, and the file that it is read from.
-FILES = {
-    "metrics": "metrics.csv",
-    "compared": "metrics.csv",
-    "last": "metrics.csv",
-    "items": "items.parquet",
-    "fits": "fits.json",
-    "paper": "results/reported",
-    "quality": "reference.json",
-    "provenance": PROVENANCE,
-}
 # Told apart on the page by its place, not as a difference between runs.
 OWN = ("arch", "objective", "scale", "seed", "stage")
 
@@ -182,15 +170,6 @@ def origins(study: Study) -> Origins:
         commits=commits(list(_all(entries))),
         versions={package: ", ".join(values) for package, values in versions.items()},
     )
-
-
-def sources(code: str) -> list[str]:
-    """The stored files that an outcome's code reads from its study."""
-    read = [FILES[name] for name in re.findall(r"study\.(\w+)", code) if name in FILES]
-    for line in code.splitlines():
-        if "study.table(" in line or "study.stored" in line:
-            read += [TABLES[name] for name in re.findall(r"\"(\w+)\"", line) if name in TABLES]
-    return sorted(set(read))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

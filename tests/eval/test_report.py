@@ -128,15 +128,8 @@ def test_tables_are_read_back_as_they_were_shown() -> None:
     assert table.rows == cells.to_numpy().tolist()
 
 
-def test_seeds_and_sources_in_words() -> None:
+def test_seeds_in_words() -> None:
     assert origin.ranges([4, 0, 1, 2, 7]) == "0–2,4,7"
-    code = 'study.table(each) for each in ("words", "unknown")\nstudy.last.seed, study.settings, x["tokens"]'
-    assert origin.sources(code) == ["metrics.csv", "words.parquet"]
-
-
-def test_every_result_names_the_files_it_is_made_of() -> None:
-    for name in OUTCOMES:
-        assert origin.sources((report.PACKAGE / f"outcomes/{name}.py").read_text(encoding="utf-8")), name
 
 
 def test_provenance_gathers_every_run(tmp_path: Path) -> None:
