@@ -7,6 +7,8 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/answers.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/backbones.smk"
 include: "workflow/rules/reference.smk"
