@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from eval.results import BASELINE, KEYS, PAPERS, RUN
-from eval.stored import ITEMS, METRICS, TABLES
+from eval.results import BASELINE, HELDOUT, KEYS, PAPERS, RUN
+from eval.stored import FITS, ITEMS, METRICS, PROVENANCE, TABLES
 from prior.config import Preset, parse_run, parse_tokens
 from prior.errors import UserError
 
@@ -34,6 +34,7 @@ NEEDED = {
 }
 # A share of what models happen to say: its number of items is their own.
 SAID = "chair_i"
+CELL = RUN[:3]
 SERIES = [*RUN, "stage", "picture", "benchmark", "metric"]
 
 
@@ -120,6 +121,19 @@ def check_stored(stored: Mapping[str, pd.DataFrame], metrics: pd.DataFrame) -> N
             for what, names in (("is not in", found - runs), ("is missing, though in", runs - found)):
                 if names:
                     raise UserError(f"{TABLES[name]}: {_runs(names)} {what} {METRICS}; gather it again")
+    if "costs" in stored:
+        spent = stored["costs"][stored["costs"].stage == "pretrain"]
+        _alike("costs", set(spent[CELL].itertuples(index=False, name=None)), {run[:3] for run in runs})
+    if "benchmarks" in stored:
+        _alike("benchmarks", set(stored["benchmarks"].benchmark), set(metrics.benchmark) - {HELDOUT})
+
+
+def check_provenance(provenance: Mapping[str, Any], preset: Preset) -> None:
+    """Refuse descriptions of other runs than the preset's, and runs without one; none at all is said elsewhere."""
+    expected = {f"runs/{run}/{stage}" for run in preset.runs() for stage in preset.stages}
+    if provenance and (odd := sorted(expected ^ set(provenance))):
+        what = "is missing" if odd[0] in expected else f"is not in preset '{preset.name}'"
+        raise UserError(f"{PROVENANCE}: {odd[0]} {what}; gather it again")
 
 
 def check_fits(records: Any, metrics: pd.DataFrame) -> None:
@@ -132,7 +146,14 @@ def check_fits(records: Any, metrics: pd.DataFrame) -> None:
         if (record.get("arch"), record.get("objective")) not in arms or not set(record.get("scales", [])) <= scales:
             whole = False
     if not whole:
-        raise UserError(f"fits.json: not the fits of {METRICS}; fit again")
+        raise UserError(f"{FITS}: not the fits of {METRICS}; fit again")
+
+
+def _alike(name: str, found: set[Any], expected: set[Any]) -> None:
+    if odd := sorted(found ^ expected, key=str):
+        key = "/".join(map(str, odd[0])) if isinstance(odd[0], tuple) else odd[0]
+        what = f"is missing, though in {METRICS}" if odd[0] in expected else f"is not in {METRICS}"
+        raise UserError(f"{TABLES[name]}: {key} {what}; gather it again")
 
 
 def _models(metrics: pd.DataFrame) -> pd.DataFrame:

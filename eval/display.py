@@ -64,6 +64,11 @@ def spread(value: float, low: float, high: float, digits: int, sign: bool = Fals
     return f"{text} ± {number((high - low) / 2, digits)}"
 
 
+def p_value(p: float) -> str:
+    """A p with as many places as are worth reading; empty where there is none."""
+    return "" if p is None or math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def tokens(count: float) -> str:
     """A token count as 40k or 1.5M."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -158,6 +163,9 @@ _TEX = {
     "·": r"$\cdot$",
     "α": r"$\alpha$",
     "Δ": r"$\Delta$",
+    "ρ": r"$\rho$",
+    "²": r"$^2$",
+    "–": "--",
     "Σ": r"$\Sigma$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",

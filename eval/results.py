@@ -223,17 +223,17 @@ def averaged(columns: list[Score]) -> list[Score]:
 
 
 def averages(rows: pd.DataFrame, columns: list[Score]) -> dict[str, pd.Series]:
-    """Raw and chance-corrected averages by seed of one arm's rows; absent where one of the columns is."""
+    """Raw and chance-corrected averages by seed of one arm's rows; absent, or NaN for a seed, where a column is."""
     used = averaged(columns)
     values = {score.label: by_seed(rows, benchmark=score.benchmark, metric=score.metric) for score in used}
     if any(series.empty for series in values.values()):
         return {}
     raw = pd.DataFrame(values)
-    found = {"raw": raw.mean(axis=1)}
+    found = {"raw": raw.mean(axis=1, skipna=False)}
     if all(np.isfinite(score.chance) and np.isfinite(score.best) for score in used):
         chance = pd.Series({score.label: score.chance for score in used})
         best = pd.Series({score.label: score.best for score in used})
-        found["corrected"] = ((raw - chance) / (best - chance)).mean(axis=1)
+        found["corrected"] = ((raw - chance) / (best - chance)).mean(axis=1, skipna=False)
     return found
 
 

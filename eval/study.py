@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from eval.checks import check_fits, check_items, check_preset, check_stored, check_whole
+from eval.checks import check_fits, check_items, check_preset, check_provenance, check_stored, check_whole
 from eval.results import Paper, Score, check_metrics, compared, largest, read_items, read_metrics, read_paper, scores
 from eval.statistics import Verdict, testable
 from eval.stored import ITEMS, METRICS, PROVENANCE, QUALITY, TABLES
@@ -111,6 +111,8 @@ def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = No
     check_stored(stored, metrics)
     laws = _load(fits) if fits else []
     check_fits(laws, metrics)
+    provenance = _load(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    check_provenance(provenance, preset)
     return Study(
         preset=preset.name,
         settings=preset.statistics,
@@ -121,7 +123,7 @@ def read_study(folder: Path, preset: Preset, paper: Path, fits: Path | None = No
         alphas={name: alpha for name, entry in preset.objectives.items() if (alpha := alpha_of(entry)) is not None},
         stored=stored,
         quality=_load(folder / QUALITY) if (folder / QUALITY).is_file() else None,
-        provenance=_load(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {},
+        provenance=provenance,
     )
 
 

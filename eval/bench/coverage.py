@@ -55,8 +55,10 @@ def simulate(metrics: pd.DataFrame, studies: int, confidence: float = 0.95, seed
     whose floor is half of the smallest mean. Its noise is Gaussian in log space with the measured covariance over
     scales and both arms: seeds differ, and what they have in common they have in common here, too.
 
-    Columns: arch, objective, quantity, form, statistic, arm (the objective's own, NTP's, or both), truth, studies,
-    seeds, scales, given (share of studies that are given an interval), coverage (share of those that hold the truth).
+    Columns: arch, objective, quantity, form, statistic, arm (the objective's own, NTP's, or both), truth (NaN where the
+    measured means are not of this form, so that there is nothing to simulate), studies, seeds, scales, given (share of
+    studies that are given an interval; NaN for score tests, of which only the truth is asked whether it is accepted),
+    coverage (share of those that hold the truth).
     """
     checked = check_metrics(compared(metrics))
     guesses = chances(checked)
@@ -101,7 +103,7 @@ def _pair(
     apart = off[..., :scales], off[..., scales:]
     means = [np.exp(np.log(values.to_numpy(float)).mean(axis=0)) for values in (ours, base)]
 
-    def record(form: str, statistic: str, arm: str, truth: float, inside: Any, given: Any = 1.0) -> dict[str, Any]:
+    def record(form: str, statistic: str, arm: str, truth: float, inside: Any, given: Any = np.nan) -> dict[str, Any]:
         shares = {"given": float(np.mean(given)), "coverage": float(np.mean(inside))}
         return {"form": form, "statistic": statistic, "arm": arm, "truth": truth} | shares
 
@@ -134,13 +136,17 @@ def _pair(
     laws = [fit_curve(x, mean, "odds", chance) for mean in means]
     values = [law(x) * np.exp(part) for law, part in zip(laws, apart, strict=True)]
     for arm, law in enumerate(laws):
-        if law.converged:
-            t = odds_t(x, values[arm], chance, np.full(studies, law.b))
-            yield record("odds", "b", ARMS[arm], law.b, np.abs(t) <= limit)
-    if all(law.converged for law in laws):
-        gap = laws[0].b - laws[1].b
-        t = odds_difference_t(x, values[0], values[1], chance, np.full(studies, gap))
-        yield record("odds", "difference", "both", gap, np.abs(t) <= limit)
+        if not law.converged:
+            yield record("odds", "b", ARMS[arm], np.nan, np.nan)
+            continue
+        t = odds_t(x, values[arm], chance, np.full(studies, law.b))
+        yield record("odds", "b", ARMS[arm], law.b, np.abs(t) <= limit)
+    if not all(law.converged for law in laws):
+        yield record("odds", "difference", "both", np.nan, np.nan)
+        return
+    gap = laws[0].b - laws[1].b
+    t = odds_difference_t(x, values[0], values[1], chance, np.full(studies, gap))
+    yield record("odds", "difference", "both", gap, np.abs(t) <= limit)
 
 
 def show(table: pd.DataFrame, confidence: float) -> Display:
@@ -149,7 +155,8 @@ def show(table: pd.DataFrame, confidence: float) -> Display:
     low, high = (f"{100 * bound:.1f}" for bound in TARGET)
     # Of an interval that few studies get, those that get it are no sample of all.
     seldom = table.given < USUAL
-    for (form, kind), part in table[~seldom].groupby(["form", "statistic"], sort=False):
+    lacking = table.truth.isna()
+    for (form, kind), part in table[~seldom & ~lacking].groupby(["form", "statistic"], sort=False):
         within = part.coverage.between(*TARGET)
         cells = {"form": name(str(form)), "interval of": STATISTICS[str(kind)], "simulated": f"{len(part)} settings"}
         cells |= {
@@ -167,7 +174,7 @@ def show(table: pd.DataFrame, confidence: float) -> Display:
         f"seeds and {first.scales} scales, the curves and the noise of the study itself; each line: share of studies "
         f"whose {100 * confidence:.0f} % interval holds the truth."
     )
-    outside = table[~seldom & ~table.coverage.between(*TARGET)]
+    outside = table[~seldom & ~lacking & ~table.coverage.between(*TARGET)]
     if len(outside):
         note += f" Outside {low} to {high} %: {_listed(outside, 'coverage')}."
     if seldom.any():
@@ -175,11 +182,14 @@ def show(table: pd.DataFrame, confidence: float) -> Display:
             f" Left out, since fewer than {100 * USUAL:.0f} % of the studies are given the interval at all: "
             f"{_listed(table[seldom], 'given')}."
         )
+    if lacking.any():
+        note += f" Not simulated, since the measured means are not of that form: {_listed(table[lacking])}."
     return Display("Coverage of the intervals of scaling curves", pd.DataFrame(rows), note)
 
 
-def _listed(table: pd.DataFrame, share: str) -> str:
+def _listed(table: pd.DataFrame, share: str = "") -> str:
     return "; ".join(
-        f"{STATISTICS[row.statistic]} of {name(row.arch)}, {name(row.quantity)} ({100 * getattr(row, share):.1f} %)"
+        f"{STATISTICS[row.statistic]} ({name(row.form)}) of {name(row.arch)}, {name(row.quantity)}"
+        + (f" ({100 * getattr(row, share):.1f} %)" if share else "")
         for row in table.itertuples()
     )

@@ -15,12 +15,11 @@ import pandas as pd
 from eval.claims import benchmarks, scores, training
 from eval.claims.evidence import Evidence
 from eval.claims.rule import Claim, judge
-from eval.display import Display, html, markdown, spread
+from eval.display import Display, html, markdown, p_value, spread
 from eval.results import Paper, select
 from eval.study import Missing, Study
 from prior.files import whole, write_text
 
-ENDINGS = ("csv", "md", "html")
 ABSTRACT, NOTES, PICTURE, OPEN = "abstract", "summary of the paper", "authors' picture", "open question of the paper"
 
 
@@ -264,8 +263,8 @@ def show(table: pd.DataFrame) -> list[Display]:
             "paper": row.paper,
             "here": _spread(row.value, row.low, row.high),
             "n": "" if pd.isna(row.n) else str(row.n),
-            "p": _p(row.p),
-            "p (Holm)": _p(row.p_holm),
+            "p": p_value(row.p),
+            "p (Holm)": p_value(row.p_holm),
             "verdict": row.verdict,
             "why": row.why,
         }
@@ -275,7 +274,8 @@ def show(table: pd.DataFrame) -> list[Display]:
         "Shown: the interval lies on the claimed side of no difference and p, adjusted for the number of tests (Holm), "
         "is small enough; contradicted: the same on the other side; not shown: neither. Intervals are over seeds, "
         "in the two rows on words over captions; p by flipping the signs of paired differences. The rule was written "
-        "down before the numbers, when an older study without ablations was known, and is the same for every claim."
+        "down before the numbers, when an older study without ablations was known, and tightened once when they came; "
+        "it is the same for every claim (docs/claims.md)."
     )
     return [Display("The paper's claims", pd.DataFrame(rows), note)]
 
@@ -294,7 +294,3 @@ def write_claims(study: Study, folder: Path) -> pd.DataFrame:
 def _spread(value: float, low: float, high: float) -> str:
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return spread(value, low, high, digits, bounds=True)
-
-
-def _p(value: float) -> str:
-    return "" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"{value:.2g}"

@@ -13,7 +13,7 @@ from eval.display import name, spread, tokens
 from eval.outcomes import stability
 from eval.outcomes.alpha import shared
 from eval.outcomes.trajectory import numbered, on_the_way
-from eval.results import BASELINE, HELDOUT, Score, averaged, final, scores, select
+from eval.results import BASELINE, HELDOUT, Score, averaged, averages, final, scores, select
 from eval.statistics import over_seeds
 from eval.study import Missing, Study
 
@@ -66,7 +66,7 @@ def best_checkpoint(study: Study) -> Evidence:
     """By how many percent the best of PRIOR's checkpoints at the largest scale is above the best of NTP's."""
     rows, columns = _on_the_way(study)
     best = rows.groupby(["objective", *UNIT], as_index=False).value.max()
-    found = ratio_of(*pairs(best), study, note=_asked(columns))
+    found = ratio_of(*pairs(best), study, note=_asked(study, columns))
     papers = len(columns) == SIX and all(score.in_paper for score in columns)
     return able(replace(found, comparable=papers), study, columns)
 
@@ -86,7 +86,7 @@ def between_checkpoints(study: Study) -> Evidence:
     if not all(len(part) for part in spread):
         raise Missing("fewer than three checkpoints of a training were asked")
     ours, base = pairs(pd.concat(spread))
-    return able(mean_of(ours - base, study, note=_asked(columns)), study, columns)
+    return able(mean_of(ours - base, study, note=_asked(study, columns)), study, columns)
 
 
 def against_alpha(study: Study, alpha: float, base: float) -> Evidence:
@@ -149,17 +149,18 @@ def _averages(rows: pd.DataFrame, columns: list[Score], kind: str, step: bool = 
     used, run = averaged(columns), ["objective", *UNIT]
     if kind == "corrected" and (dark := [s.label for s in used if not np.isfinite([s.chance, s.best]).all()]):
         raise Missing(f"it is not known what guessing or perfection would give in {', '.join(dark)}")
-    bounds = pd.DataFrame([(score.benchmark, score.metric, score.chance, score.best) for score in used])
-    scored = rows.merge(bounds.set_axis(["benchmark", "metric", "chance", "best"], axis=1), on=["benchmark", "metric"])
-    if kind == "corrected":
-        scored = scored.assign(value=(scored.value - scored.chance) / (scored.best - scored.chance))
-    found = scored.groupby([*run, "step"] if step else run).value.agg(["mean", "count"]).reset_index()
-    table = found[found["count"] == len(used)].rename(columns={"mean": "value"}).drop(columns="count")
+    arm = ["objective", "arch", "scale_tokens", *(["step"] if step else [])]
+    parts = [pd.DataFrame(columns=[*arm, "seed", "value"])]
+    for key, part in rows.groupby(arm):
+        values = averages(part, columns).get(kind, pd.Series(dtype=float)).dropna()
+        own = values.rename("value").rename_axis("seed").reset_index()
+        parts.append(own.assign(**dict(zip(arm, key, strict=True))))
+    table = pd.concat([part for part in parts if len(part)] or parts[:1])
     expected = dict.fromkeys(rows[run].itertuples(index=False, name=None))
     there = set(table[run].itertuples(index=False, name=None))
     if lost := [key for key in expected if key not in there]:
         objective, arch, scale, _ = lost[0]
-        own = select(scored, objective=objective, arch=arch, scale_tokens=scale)
+        own = select(rows, objective=objective, arch=arch, scale_tokens=scale)
         asked = set(zip(own.benchmark, own.metric, strict=True))
         lacking = [score.label for score in used if (score.benchmark, score.metric) not in asked]
         what = f"{', '.join(lacking)} not asked" if lacking else "benchmarks not asked of the same checkpoints"
@@ -185,8 +186,9 @@ def _on_the_way(study: Study) -> tuple[pd.DataFrame, list[Score]]:
     return pd.concat(arms, ignore_index=True), averaged(columns)
 
 
-def _asked(columns: list[Score]) -> str:
-    return f"asked on the way: {', '.join(score.label for score in columns)}"
+def _asked(study: Study, columns: list[Score]) -> str:
+    scale = tokens(float(study.compared.scale_tokens.max()))
+    return f"asked on the way: {', '.join(score.label for score in columns)}, at {scale} caption tokens alone"
 
 
 def _ablated(study: Study) -> tuple[pd.DataFrame, list[Score]]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from eval.claims.evidence import UNIT, Evidence, mean_of
 from eval.claims.training import whole
-from eval.display import name
+from eval.display import name, number
 from eval.outcomes.scores import Sample
 from eval.statistics import sign_flip
 from eval.study import Missing, Study
@@ -37,13 +37,18 @@ def ranking(study: Study) -> Evidence:
     words = _words(study)
     sample = Sample(words.caption, study.settings)
     relevant, w = words.relevant.to_numpy(dtype=bool), words.weight.to_numpy(dtype=float)
-    auc, _ = sample.ranking(w, relevant)
+    auc, precision = sample.ranking(w, relevant)
     means = pd.DataFrame({"caption": sample.caption, "relevant": relevant, "w": w})
     sides = means.groupby(["caption", "relevant"]).w.mean().unstack()
     if sides.shape[1] < 2:
         raise Missing("all words are of one kind")
     gaps = (sides[True] - sides[False]).dropna()
-    p, note = sign_flip(gaps, study.settings.seed), "one reference LLM"
+    p = sign_flip(gaps, study.settings.seed)
+    # A ranking can be right on the whole and wrong at its top, where the weight is.
+    note = (
+        f"of as many words with the largest w {number(100 * precision.estimate, 1)} % are image-related, by chance "
+        f"{number(100 * float(relevant.mean()), 1)} %; one reference LLM"
+    )
     if len(gaps) < sample.captions:
         note += f"; {sample.captions - len(gaps)} captions have words of one kind alone"
     agrees = bool((gaps.mean() > 0) == (auc.estimate > 0.5))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from eval.claims.evidence import UNIT, Evidence, able, by_seed, mean_of, pairs, runs_of, untold
 from eval.fits.forms import FORMULAS, fit_curve, needed
+from eval.gather.training import bin_mean, spike_rate
 from eval.results import HELDOUT, PAPERS, Score, arms, averaged, final, select
 from eval.scaling import by_scale, log_ratio, quantities, seed_exponents
 from eval.statistics import sign_flip
@@ -67,15 +68,15 @@ def predictability(study: Study) -> Evidence:
             through = f"{FORMULAS['power']} through the other scales does not fit"
             raise Missing(f"{through}: {'/'.join(arm)} {', '.join(failed)} ends at its bounds")
         predicted = np.array([law(x[-1:])[0] for law in laws.values()])
-        missed.append(_rows(arm, 100 * np.abs(np.log(predicted / values.iloc[:, -1]))))
+        missed.append(_rows(arm, 100 * np.abs(predicted / values.iloc[:, -1] - 1)))
     ours, base = pairs(pd.concat(missed))
     return able(mean_of(ours - base, study, CURVES), study, _columns(study))
 
 
 def jitter(study: Study) -> Evidence:
     """log(PRIOR / NTP) of the variance of the unweighted training loss about its local trend."""
-    values = _trainings(study, lambda run: _mean(run[run.loss_variance.notna()]))
-    ours, base = pairs(values)
+    values = _trainings(study, lambda bins: bin_mean(bins, "loss_variance"))
+    ours, base = pairs(values.fillna(0))
     if not ((ours > 0) & (base > 0)).all():
         raise Missing("a training was too short for its loss to have a variance about its trend")
     return mean_of(np.log(ours / base), study)
@@ -83,7 +84,7 @@ def jitter(study: Study) -> Evidence:
 
 def spikes(study: Study) -> Evidence:
     """PRIOR − NTP, spikes of the gradient's norm in a thousand steps."""
-    values = _trainings(study, lambda run: 1000 * run.spikes.sum() / run.judged.sum() if run.judged.any() else np.nan)
+    values = _trainings(study, spike_rate)
     if values.value.isna().any():
         raise Missing("a training was too short for any of its gradients to have a neighbourhood to be judged by")
     ours, base = pairs(values)
@@ -108,22 +109,13 @@ def whole(units: pd.DataFrame, study: Study, what: str) -> pd.DataFrame:
     return units
 
 
-def _mean(bins: pd.DataFrame) -> float:
-    """The variance of all steps, from that of bins of them."""
-    return float((bins.loss_variance * bins.steps).sum() / max(bins.steps.sum(), 1))
-
-
-def _trainings(study: Study, of: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
-    """A number of each compared training's bins."""
+def _trainings(study: Study, of: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """A number of each compared training, made of its bins."""
     table = study.table("training")
     # An objective that was trained at some scales alone is an ablation, PRIOR's own, too.
     objectives = set(PAPERS) & set(study.compared.objective)
     table = table[table.objective.isin(objectives)].astype({"arch": str, "objective": str})
-    keys = ["objective", *UNIT]
-    values = pd.DataFrame(
-        [(*key, float(of(run))) for key, run in table.groupby(keys, observed=True)], columns=[*keys, "value"]
-    )
-    return whole(values, study, "training.parquet")
+    return whole(of(table), study, "training.parquet")
 
 
 def _curves(study: Study, quantity: str, spare: int = 0) -> dict[tuple[str, str], pd.DataFrame]:

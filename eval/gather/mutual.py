@@ -19,6 +19,7 @@ from scipy import stats
 
 from eval.gather.classes import groups
 from eval.gather.words import describe, first_tokens, of_words
+from eval.results import RUN
 from prior.config import Preset, Run, parse_run, parse_tokens
 from prior.errors import UserError
 from prior.tokens import read_ragged, read_table
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BINS = 10
-RUN = ["arch", "objective", "scale_tokens", "seed", "judge"]
+JUDGED = [*RUN, "judge"]
 MEANS = ["w", "weight", "mi", "nll", "gain"]
-COLUMNS = [*RUN, "unit", "group", "by", "bin", "n", *MEANS, "rho_w", "rho_gain"]
+COLUMNS = [*JUDGED, "unit", "group", "by", "bin", "n", *MEANS, "rho_w", "rho_gain"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def mutual(
                 fair = run.objective != "ntp" and preset.objectives[run.objective].steps is None
                 gain = ntp[run.seed].nll - found.nll if fair else None
                 table = summarise(unit, found, ntp[judge].mi, gain, binned=scale == largest)
-                key = dict(zip(RUN, (arch, run.objective, parse_tokens(scale), run.seed, judge), strict=True))
+                key = dict(zip(JUDGED, (arch, run.objective, parse_tokens(scale), run.seed, judge), strict=True))
                 tables.append(table.assign(**key, unit=unit.name))
     return _small(pd.concat(tables, ignore_index=True)[COLUMNS])
 

@@ -54,6 +54,20 @@ def read_log(path: Path) -> pd.DataFrame:
     return log
 
 
+def bin_mean(bins: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A row for each run, `RUN` and ``value``: the mean of its bins by their steps, NaN where it has none."""
+    known = bins[column].notna()
+    parts = bins.assign(total=(bins[column].astype(float) * bins.steps).where(known), steps=bins.steps.where(known))
+    sums = parts.groupby(RUN, observed=True)[["total", "steps"]].sum(min_count=1).reset_index()
+    return sums[RUN].assign(value=sums.total / sums.steps)
+
+
+def spike_rate(bins: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run, `RUN` and ``value``: spikes in 1,000 judged steps, NaN where none was judged."""
+    sums = bins.groupby(RUN, observed=True)[["spikes", "judged"]].sum().reset_index()
+    return sums[RUN].assign(value=1000 * sums.spikes / sums.judged.where(sums.judged > 0))
+
+
 def binned(log: pd.DataFrame) -> pd.DataFrame:
     """The steps of one run in at most `BINS` bins of equal size, of at least `LEAST` steps each.
 

@@ -23,6 +23,10 @@ COLUMNS = [
     *("seeds", "unit", "to_ntp", "to_ntp_low", "to_ntp_high", "to_one", "to_one_low", "to_one_high"),
 ]
 INVENTED = ("CHAIR", "chair_i" + EQUAL)
+SHORTER = (
+    " CHAIR_i: a caption is read no further than the shorter of NTP's and PRIOR's of that picture; one that ends "
+    "earlier is whole, and had fewer words to make things up in."
+)
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -30,9 +34,10 @@ def table(study: Study) -> pd.DataFrame:
 
     Columns: arch, objective, alpha, scale_tokens, stage, step, quantity, kind (``score``, ``average`` or ``loss``),
     value, low, high, seeds, unit, and the differences to NTP (`to_ntp`) and to α = 1 (`to_one`), paired by seed.
-    `quantity` is a benchmark, ``raw`` or ``corrected`` (`eval.results.averages`), CHAIR's ``chair_i`` at equal
-    length, or a held-out loss. `step` is the mean over seeds of the step that is compared: the last, or, where some α
-    end earlier, the largest at which every α was measured. What never was at one step is left out.
+    `quantity` is a benchmark, ``raw`` or ``corrected`` (`eval.results.averages`), CHAIR's ``chair_i`` of captions that
+    are read no further than NTP's and PRIOR's go, or a held-out loss. `step` is the mean over seeds of the step that is
+    compared: the last, or, where some α end earlier, the largest at which every α was measured. What never was at one
+    step is left out.
 
     Raises
     ------
@@ -100,8 +105,9 @@ def show(table: pd.DataFrame) -> list[Display]:
             if cells.empty:
                 continue
             unit = " In nats per token, unweighted." if title == "held-out loss" else ""
+            cut = SHORTER if INVENTED[1] in set(cells.quantity) else ""
             values = _layout(cells, ("value", "low", "high"), sign=False)
-            shown.append(Display(f"α {where}: {title}", values, note + unit))
+            shown.append(Display(f"α {where}: {title}", values, note + unit + cut))
             for column, other in (("to_ntp", "NTP"), ("to_one", "α = 1")):
                 if cells[column].notna().any():
                     gaps = _layout(cells[cells[column].notna()], (column, f"{column}_low", f"{column}_high"), sign=True)
@@ -203,5 +209,5 @@ def _steps(part: pd.DataFrame) -> str:
 
 def _label(quantity: str) -> str:
     if quantity == INVENTED[1]:
-        return "CHAIR_i at equal length (lower is better)"
+        return "CHAIR_i up to NTP's and PRIOR's length (lower is better)"
     return LOSSES.get(quantity) or AVERAGES.get(quantity, (quantity, ""))[0]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from eval import style
 from eval.display import Display, name, number, seeds, spread, tokens
-from eval.results import by_seed, select
+from eval.results import RUN, by_seed, select
 from eval.statistics import mean_interval
 from eval.study import Study
 
@@ -225,8 +225,7 @@ def _steps(study: Study) -> Iterator[dict[str, Any]]:
     logs = study.stored.get("training")
     if logs is None or logs.empty:
         return
-    run = ["arch", "objective", "scale_tokens", "seed"]
-    value = np.log(logs.groupby(run).step_seconds.median().where(lambda seconds: seconds > 0))
+    value = np.log(logs.groupby(RUN).step_seconds.median().where(lambda seconds: seconds > 0))
     rows = value.rename("value").reset_index()
     for (arch, scale, objective), part in rows.groupby(["arch", "scale_tokens", "objective"]):
         base = by_seed(rows, arch=arch, scale_tokens=scale, objective="ntp")

@@ -28,6 +28,8 @@ MAIN = ("all", "relevant", "other")
 JUDGES = ("ntp", "prior")
 # A mean of fewer tokens is not drawn.
 FEW = 20
+GAINS = {"gain": "who gains", "gain_by_w": "who pays"}
+SIDE = ("NLL under NTP − under the objective (nats)", "mean MI with the picture (nats)")
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -52,8 +54,8 @@ def table(study: Study) -> pd.DataFrame:
         how far the mean MI of the tenths lies from being proportional to their PRIOR's weight: root mean square, nats.
     ``rho_gain``
         Spearman's correlation of the MI of an NTP run with the gain of this run over NTP.
-    ``gain``
-        NTP's NLL minus this run's (nats, same seed), by tenths of that MI (`x`), and of all.
+    ``gain``, ``gain_by_w``
+        NTP's NLL minus this run's (nats, same seed), by tenths of that MI (`x`), and of all; by tenths of w (`x`).
 
     `other_seed` is false where the MI that gains are held against comes from the NTP run that they are gains over, for
     want of another seed: the same chance is then in both.
@@ -63,9 +65,9 @@ def table(study: Study) -> pd.DataFrame:
     gathered = gathered.astype({key: object for key in names} | {key: float for key in ("w", "mi", "gain", "weight")})
     gathered = gathered.assign(other_seed=gathered.judge != gathered.seed)
     parts = [_of_groups(gathered[gathered.by == "all"])]
-    for by, quantity, x in (("w", "mi", "w"), ("mi", "gain", "mi")):
+    for by, quantity, of in (("w", "mi", "mi"), ("w", "gain_by_w", "gain"), ("mi", "gain", "gain")):
         tenths = gathered[gathered.by == by]
-        parts.append(tenths.assign(quantity=quantity, x=tenths[x], value=tenths[quantity]))
+        parts.append(tenths.assign(quantity=quantity, x=tenths[by], value=tenths[of]))
     parts.append(_of_profiles(gathered[gathered.by == "w"]))
     found = pd.concat([part[VALUES] for part in parts], ignore_index=True).dropna(subset="value")
     return _over_seeds(found, study.settings.confidence)
@@ -130,7 +132,8 @@ def show(table: pd.DataFrame) -> list[Display]:
     """Whether weight tracks MI, who has it, and who gains, at the largest scale; and what changes with the scale."""
     largest = table[table.scale_tokens == table.scale_tokens.max()]
     shown = [_tracking(largest), _by_class(largest)]
-    shown += [_gains(largest)] if "gain" in set(largest.quantity) else []
+    there = set(largest.quantity)
+    shown += [what(largest) for quantity, what in (("gain", _gains), ("gain_by_w", _price)) if quantity in there]
     return [*shown, _by_scale(table)] if table.scale_tokens.nunique() > 1 else shown
 
 
@@ -207,6 +210,21 @@ def _gains(table: pd.DataFrame) -> Display:
     return Display("Who gains over NTP?", pd.DataFrame(rows), note)
 
 
+def _price(table: pd.DataFrame) -> Display:
+    rows = []
+    gains = table[(table.quantity == "gain_by_w") & (table.unit == "token") & (table.group == "all")]
+    for (_, arch, _, objective), arm in _cells(gains):
+        row = {"": name(arch), "trained under": name(objective)}
+        for part in arm.sort_values("bin").itertuples():
+            row[f"{part.bin + 1}: w {number(part.x, 2)}"] = number(part.value, 2, sign=True)
+        rows.append(row)
+    note = (
+        f"Held-out tokens, tenths by w and their mean w. {_mean(gains).split(' ±')[0]}. Gain: NLL under NTP minus NLL "
+        "under the objective, same seed, in nats. A weight below the mean is a loss that training looks at less."
+    )
+    return Display("Who pays for it? Gain over NTP by weight", pd.DataFrame(rows), note)
+
+
 def _judge(gains: pd.DataFrame) -> str:
     if gains.other_seed.all():
         return (
@@ -239,7 +257,6 @@ def _cell(
     quantity: str,
     group: str,
     digits: int,
-    factor: float = 1,
     sign: bool = False,
     bin: int | None = -1,
 ) -> str:
@@ -248,35 +265,34 @@ def _cell(
     if found.empty:
         return ""
     row = found.iloc[0]
-    return spread(factor * row.value, factor * row.low, factor * row.high, digits, sign)
+    return spread(row.value, row.low, row.high, digits, sign)
 
 
 # The figure.
 
 
 def draw(table: pd.DataFrame, study: Study) -> Figure:
-    """Tokens at the largest scale: MI by tenths of w, relevant and other; gain over NTP by tenths of MI."""
+    """Tokens at the largest scale: MI by tenths of w, relevant and other; gain over NTP by tenths of MI, and of w."""
     rows = table[(table.unit == "token") & (table.scale_tokens == table.scale_tokens.max()) & (table.bin >= 0)]
-    archs, gains = sorted(set(rows.arch)), rows[rows.quantity == "gain"]
-    height = 2 if len(gains) else 1
-    figure = style.figure(4.5 * len(archs) + 0.3, 3.3 * height + 0.7)
-    first: list[Axes | None] = [None, None]
-    for column, arch in enumerate(archs):
-        axes = figure.add_subplot(height, len(archs), column + 1, sharey=first[0])
-        first[0] = first[0] or axes
-        _mi(axes, rows[(rows.arch == arch) & (rows.quantity == "mi")])
-        axes.set_title(f"{name(arch)}: what the picture tells")
-        if column == 0:
-            axes.set_ylabel("mean MI with the picture (nats)")
-            axes.legend(loc="upper left")
-        if len(gains):
-            axes = figure.add_subplot(height, len(archs), len(archs) + column + 1, sharey=first[1])
-            first[1] = first[1] or axes
-            _gain(axes, gains[(gains.arch == arch) & (gains.group == "all")])
-            axes.set_title(f"{name(arch)}: who gains")
-            if column == 0:
-                axes.set_ylabel("NLL under NTP − under the objective (nats)")
-                axes.legend(loc="best")
+    archs = sorted(set(rows.arch))
+    panels = ["mi", *(quantity for quantity in GAINS if quantity in set(rows.quantity))]
+    figure = style.figure(4.5 * len(archs) + 0.3, 3.3 * len(panels) + 0.7)
+    for place, quantity in enumerate(panels):
+        first: Axes | None = None
+        for column, arch in enumerate(archs):
+            axes = figure.add_subplot(len(panels), len(archs), place * len(archs) + column + 1, sharey=first)
+            part = rows[(rows.arch == arch) & (rows.quantity == quantity)]
+            if quantity == "mi":
+                what = "what the picture tells"
+                _mi(axes, part)
+            else:
+                what = GAINS[quantity]
+                _gain(axes, part[part.group == "all"])
+            axes.set_title(f"{name(arch)}: {what}")
+            if first is None:
+                axes.set_ylabel(SIDE[quantity == "mi"])
+                axes.legend(loc="upper left" if quantity == "mi" else "best")
+            first = first or axes
     style.title(figure, f"Tokens by what their picture tells ({tokens(float(rows.scale_tokens.max()))} caption tokens)")
     return figure
 
@@ -305,9 +321,10 @@ def _gain(axes: Axes, rows: pd.DataFrame) -> None:
         colour, part = style.colour(objective), part.assign(x=part.bin).sort_values("x")
         _line(axes, part, style.marker(objective), colour, {"color": colour, "label": name(objective)})
     centres = rows.groupby("bin").x.mean()
-    axes.set_xticks(list(centres.index), [number(value, 2, sign=True) for value in centres])
+    axes.set_xticks(list(centres.index), [number(value, 2, sign=centres.min() < 0) for value in centres])
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.set_xlabel("tenths of the tokens by MI under NTP, and its mean (nats)")
+    by = "w" if rows.quantity.iloc[0] == "gain_by_w" else "MI under NTP"
+    axes.set_xlabel(f"tenths of the tokens by {by}, and its mean" + (" (nats)" if by != "w" else ""))
 
 
 def _line(axes: Axes, part: pd.DataFrame, marker: str, face: str, look: dict[str, object]) -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from eval import style
 from eval.display import MINUS, Display, name, number, seeds, tokens
-from eval.gather.training import LOSSES, THRESHOLD, WINDOW
+from eval.gather.training import LOSSES, THRESHOLD, WINDOW, bin_mean, spike_rate
 from eval.outcomes.dots import objectives_of
 from eval.outcomes.trajectory import bands, numbered, on_the_way
-from eval.results import BASELINE, HELDOUT, arms, by_seed, scores, select
+from eval.results import BASELINE, HELDOUT, RUN, arms, by_seed, scores, select
 from eval.statistics import NOTHING, Interval, mean_interval, paired_difference, relative_improvement
 from eval.study import Missing, Study
 
@@ -248,28 +248,18 @@ def _training(study: Study) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     logs = study.stored.get("training")
     if logs is None or logs.empty:
         return
-    run = ["arch", "objective", "scale_tokens", "seed"]
     arm = pd.MultiIndex.from_frame(study.compared[["arch", "objective"]].drop_duplicates())
     logs = logs[pd.MultiIndex.from_frame(logs[["arch", "objective"]]).isin(arm)]
-    late = logs[logs.bin >= logs.groupby(run).bin.transform("max") / 2]
+    late = logs[logs.bin >= logs.groupby(RUN).bin.transform("max") / 2]
     for column in LOSSES:
         for span, part in (("whole", logs), ("last half", late)):
             if part[f"{column}_variance"].notna().any():
                 quantity = f"training loss, {KINDS[column]} tokens"
-                yield quantity, span, "nats²", _weighted(part, run, f"{column}_variance")
-    yield NORM, "whole", "log²", _weighted(logs, run, "grad_norm_variance")
-    sums = logs.groupby(run)[["spikes", "judged"]].sum().reset_index()
-    sums = sums[sums.judged > 0]
-    if len(sums):
-        yield SPIKES, "whole", "per 1000 steps", sums.assign(value=1000 * sums.spikes / sums.judged)
-
-
-def _weighted(part: pd.DataFrame, run: list[str], column: str) -> pd.DataFrame:
-    """The mean of the bins, by their steps."""
-    part = part[part[column].notna()]
-    part = part.assign(total=part[column].astype(float) * part.steps)
-    sums = part.groupby(run)[["total", "steps"]].sum().reset_index()
-    return sums.assign(value=sums.total / sums.steps)
+                yield quantity, span, "nats²", bin_mean(part, f"{column}_variance").dropna()
+    yield NORM, "whole", "log²", bin_mean(logs, "grad_norm_variance").dropna()
+    rates = spike_rate(logs).dropna()
+    if len(rates):
+        yield SPIKES, "whole", "per 1000 steps", rates
 
 
 def _checkpoints(study: Study) -> Iterator[tuple[str, str, str, pd.DataFrame]]:

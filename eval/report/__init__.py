@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval.display import name, number, tokens
+from eval.display import name, number, p_value, tokens
 from eval.outcomes import FIGURE_ENDINGS, OUTCOMES, TABLE_ENDINGS
 from eval.report.cells import Table, read_tables
 from eval.report.origin import Arm, Origins, flatten, origins, ranges
@@ -189,8 +189,8 @@ def _claims(path: Path, known: Origins) -> list[dict[str, Any]]:
                 "value": value,
                 "interval": f"[{low}, {high}]" if low and high else "",
                 "n": _figure(row["n"]),
-                "p": _p(row["p"]),
-                "holm": _p(row["p_holm"]) if "p_holm" in table else "",
+                "p": p_value(row["p"]),
+                "holm": p_value(row["p_holm"]) if "p_holm" in table else "",
                 "verdict": verdict,
                 "why": _text(row["why"]) if "why" in table else "",
                 "source": _text(row["source"]) if "source" in table else "",
@@ -216,14 +216,6 @@ def _figure(value: Any, digits: int | None = None) -> str:
         return value or ""
     whole = float(value).is_integer() and digits is None
     return number(value, 0 if whole else _digits(value) if digits is None else digits)
-
-
-def _p(value: Any) -> str:
-    """A p with as many places as are worth reading."""
-    text = _figure(value)
-    if not text or isinstance(value, str):
-        return text
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _facts(preset: Preset, known: Origins, study: Study) -> list[tuple[str, str]]:

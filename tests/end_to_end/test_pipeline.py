@@ -135,6 +135,12 @@ def test_results_are_made_anew_from_what_was_stored(tiny: tuple[Path, str], tmp_
         "error: stored: there is no nowhere/metrics.csv; name a folder in which a run of this preset was published"
     )
     assert done.returncode == 2 and done.stderr.splitlines()[-1] == mistake
+    # Of a run of one's own nothing is replaced.
+    call[-2] = "stored=stored"
+    shutil.copy(tmp_path / "stored/metrics.csv", tmp_path / "results/mine/metrics.csv")
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    mistake = "error: stored: results/mine holds a run, whose results those of stored would replace; move one away"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == mistake
 
 
 def test_snakemakes_own_report_shows_every_result(tiny: tuple[Path, str], tmp_path: Path) -> None:

@@ -92,13 +92,6 @@ def items(table: pd.DataFrame, asked: int = 60, rng_seed: int = 1) -> pd.DataFra
     return table.assign(prediction="", parsed=True)[ITEM_COLUMNS]
 
 
-def tokens(rng_seed: int = 2) -> pd.DataFrame:
-    """Token scores: words the picture decides are mostly unlikely, the others mostly likely."""
-    rng = np.random.default_rng(rng_seed)
-    p = np.concatenate([rng.beta(1.2, 2.5, 900), rng.beta(4, 1, 1400), rng.beta(1, 12, 600)])
-    return pd.DataFrame({"p_r": p, "relevant": np.arange(len(p)) < 900})
-
-
 def _scores(name: str, skill: float, objective: str = "model") -> dict[str, float]:
     """Metrics of a benchmark at a skill between 0 (guessing) and 1 (perfect)."""
     yes = {"always_yes": 100.0, "always_no": 0.0}.get(objective, 50.0)

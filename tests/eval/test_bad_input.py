@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval import display
+from eval.checks import NEEDED
 from eval.claims import write_claims
 from eval.outcomes import accuracy, alpha, hallucination, losses, main, stability, trajectory, write_outcomes
 from eval.results import select
@@ -98,6 +99,7 @@ def other_questions(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(item=rows.item.mask(rows.index.isin(own.index), "new"))
 
 
+COSTS = NEEDED["costs"]
 ONE = {"arch": "hlvlm", "objective": "prior", "scale_tokens": 100_000, "seed": 1}
 LAST = {**ONE, "picture": "with", "benchmark": "POPE", "metric": "f1"}
 WAY = {**ONE, "benchmark": "CaptionChoice", "metric": "accuracy", "step": 25}
@@ -173,6 +175,14 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         table("training", lambda rows: rows.assign(scale_tokens=rows.scale_tokens * 2)),
         r"training\.parquet: hlvlm/ntp/200000/seed0.* is not in metrics\.csv",
     ),
+    "costs of other scales": (
+        text("costs.csv", f"{','.join(COSTS)}\npretrain,hlvlm,ntp,40000,1,0,,,1.0,\n"),
+        r"costs\.csv: hlvlm/ntp/100000 is missing, though in metrics\.csv; gather it again",
+    ),
+    "a benchmark that nobody was asked": (
+        text("benchmarks.csv", "benchmark,source,answer,rows,md5\nOther,own,generate,9,0\n"),
+        r"benchmarks\.csv: CHAIR is missing, though in metrics\.csv",
+    ),
     "mutual information without a column": (
         table("mutual", lambda rows: rows.drop(columns="rho_gain")),
         r"mutual\.parquet: lacks the column rho_gain",
@@ -186,6 +196,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "fits of other arms": (
         text("fits.json", json.dumps([{"kind": "fit", "arch": "hlvlm", "objective": "cal", "scales": []}])),
         r"fits\.json: not the fits of metrics\.csv; fit again",
+    ),
+    "provenance of other runs": (
+        text("provenance.yaml", "runs/hlvlm/ntp/7M/seed0/pretrain: {}"),
+        r"provenance\.yaml: runs/hlvlm/ntp/100k/seed0/pretrain is missing; gather it again",
     ),
     "broken provenance": (text("provenance.yaml", "a: [1"), r"provenance\.yaml: cannot be read"),
     "broken quality": (text("reference.json", "{"), r"reference\.json: cannot be read"),

@@ -166,8 +166,8 @@ def test_seeds_are_averaged_with_intervals_and_classes_add_up(three: Runs, table
         classes = arm[(arm.quantity == quantity) & arm.group.str.startswith("class:")]
         assert classes.value.sum() == pytest.approx(total, rel=1e-4)
     shown = outcome.show(found)
-    assert len(shown) == 4 and "another seed" in shown[2].note
-    assert len(outcome.draw(found, study(table)).axes) == 4
+    assert len(shown) == 5 and "another seed" in shown[2].note
+    assert len(outcome.draw(found, study(table)).axes) == 6
 
 
 def test_one_seed_has_no_intervals_and_says_whose_information_it_used(tmp_path: Path, tokenizer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -91,10 +92,16 @@ def test_what_the_readme_points_to_is_there() -> None:
 
 def test_its_table_of_presets_agrees_with_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIOR_PHOTOS", "/photographs")
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (.+) \| (\d+) \| (\d+) \| .+ \|$", README.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (.+) \| (\d+) \| (\d+) \| (.+) \|$", README.read_text("utf-8"), re.MULTILINE
+    )
     presets = {path.stem: load_preset(path.stem) for path in PRESETS.glob("*.yaml")}
-    told = {name: (scales.split(" · "), int(seeds), int(runs)) for name, scales, seeds, runs in rows}
+    told = {name: (scales.split(" · "), int(seeds), int(runs)) for name, scales, seeds, runs, _ in rows}
     assert told == {name: (preset.scales, preset.seeds, len(preset.runs())) for name, preset in presets.items()}
+    times = {name: time for name, *_, time in rows}
+    for costs in (README.parent / "results/published").glob("*/costs.csv"):
+        minutes = pd.read_csv(costs).cpu_seconds.sum() / 60
+        assert times[costs.parent.name] == f"{minutes:.0f} min", costs
 
 
 def test_its_presets_and_objectives_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

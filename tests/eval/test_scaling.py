@@ -254,7 +254,7 @@ def test_an_interval_that_forgets_how_few_seeds_there_are_would_be_caught(
     measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def normal(values: np.ndarray, confidence: float) -> object:
-        return mean_interval(values, stats.t.cdf(stats.norm.ppf(0.975), 7) * 2 - 1)
+        return mean_interval(values, stats.t.cdf(stats.norm.ppf(0.975), len(values) - 1) * 2 - 1)
 
     monkeypatch.setattr("eval.bench.coverage.mean_interval", normal)
     found = simulate(measured, studies=400)

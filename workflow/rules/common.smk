@@ -74,6 +74,8 @@ try:
         check(preset, CLUSTER)
         if BENCHMARKS and not shutil.which(VLMEVALKIT):
             raise UserError(f"there is no '{VLMEVALKIT}', in which VLMEvalKit runs; make it with `make env`")
+    elif Path(R, METRICS).exists():
+        raise UserError(f"stored: {R} holds a run, whose results those of {STORED} would replace; move one away")
     elif not Path(STORED, METRICS).is_file():
         raise UserError(
             f"stored: there is no {STORED}/{METRICS}; name a folder in which a run of this preset was published"
