@@ -1,34 +1,6 @@
 """Fits, results, claims, viewer and report: of small files, which may also be those of a run that was published."""
 
 
-def stored_files():
-    """What results are made of; of an older run that lacks a file, results say so."""
-    return [STORED / name for name in FILES if STORED == R or Path(STORED, name).exists()]
-
-
-def viewed_runs():
-    """The runs whose tokens and answers the viewer shows: the first seed's at the largest scale."""
-    objectives = [name for name in ("ntp", "prior") if preset.trains(name, preset.scales[-1])]
-    return expand(
-        R / "runs/{arch}/{objective}/{scale}/seed0/pretrain",
-        arch=preset.architectures.names(),
-        objective=objectives,
-        scale=preset.scales[-1],
-    )
-
-
-def shown(path, name):
-    """A result as Snakemake's report shows it, with its caption."""
-    heading = OUTCOMES.get(name)
-    kind = "figure" if path.endswith(".png") else "table"
-    return report(
-        R / path,
-        caption=f"../report/{name}.rst",
-        category=heading.category if heading else "Claims",
-        labels={"result": heading.title if heading else "The paper's claims", "kind": kind},
-    )
-
-
 rule fits:
     input:
         STORED / METRICS,
