@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def render(study: Study, preset: Preset, results: Path, captions: Path = CAPTION
     known = origins(study)
     categories: dict[str, list[Result]] = {}
     for key in OUTCOMES:
-        result = _result(key, known, results, captions)
+        result = _result(key, known, study.alphas, results, captions)
         categories.setdefault(result.category, []).append(result)
     claims = _claims(results / "claims.csv", known)
     return environment.get_template("report.html.j2").render(
@@ -115,7 +115,7 @@ def render(study: Study, preset: Preset, results: Path, captions: Path = CAPTION
     )
 
 
-def _result(key: str, known: Origins, results: Path, captions: Path) -> Result:
+def _result(key: str, known: Origins, alphas: Mapping[str, float], results: Path, captions: Path) -> Result:
     heading = OUTCOMES[key]
     table = _table(results / f"tables/{key}.csv")
     behind = known.behind(table)
@@ -134,7 +134,7 @@ def _result(key: str, known: Origins, results: Path, captions: Path) -> Result:
         caption=split(caption(key, captions)),
         missing=missing.removeprefix(f"{heading.title}: "),
         picture=picture,
-        tables=[] if missing else [(part, list(_cells(part, known, behind))) for part in read_tables(fragment)],
+        tables=[] if missing else [(part, list(_cells(part, known, behind, alphas))) for part in read_tables(fragment)],
         files=files,
         runs=[(arm.key, arm.label, arm.says(scales)) for arm, scales in chosen],
         count=sum(arm.runs(scales) for arm, scales in chosen),
@@ -143,28 +143,40 @@ def _result(key: str, known: Origins, results: Path, captions: Path) -> Result:
     )
 
 
-def _cells(table: Table, known: Origins, behind: dict[tuple[str, str], list[int]]) -> Iterator[list[Cell]]:
-    """The rows of a table, where a cell that names an arm leads to the runs behind its row."""
+def _cells(
+    table: Table, known: Origins, behind: dict[tuple[str, str], list[int]], alphas: Mapping[str, float]
+) -> Iterator[list[Cell]]:
+    """The rows of a table, where cells that belong to an arm lead to the runs behind them."""
     scales = {tokens(scale): scale for arm in known.arms.values() for scale in arm.seeds}
     for row in table.rows:
-        arm, place = _arm(row, known)
         cells = [Cell(text) for text in row]
-        if arm is not None:
+        for place, arm in _arms(row, table.columns, known, alphas):
             own = behind.get((arm.arch, arm.objective), list(arm.seeds))
             named = [scales[text] for text in row if text in scales and scales[text] in arm.seeds]
             cells[place] = Cell(row[place], arm.key, arm.says(named or own))
         yield cells
 
 
-def _arm(row: list[str], known: Origins) -> tuple[Arm | None, int]:
-    """The arm that a row is about, and the cell that names it: in one cell, or by its objective beside its LVLM."""
+def _arms(row: list[str], columns: list[str], known: Origins, alphas: Mapping[str, float]) -> Iterator[tuple[int, Arm]]:
+    """The arms that a row is about, and the cells that lead to them.
+
+    A row is of one arm that is named in one cell, by its objective beside its LVLM or by its α, or of several of one
+    LVLM whose objectives stand above its cells.
+    """
     for arm in known.arms.values():
         if row and row[0].removesuffix(", without picture") == arm.label:
-            return arm, 0
+            yield 0, arm
+            return
     for arm in known.arms.values():
         if name(arm.arch) in row and name(arm.objective) in row:
-            return arm, row.index(name(arm.objective))
-    return None, 0
+            yield row.index(name(arm.objective)), arm
+            return
+    for arm in known.arms.values():
+        for place, (text, column) in enumerate(zip(row, columns, strict=True)):
+            alpha = alphas.get(arm.objective)
+            of_alpha = column == "α" and alpha is not None and text.split(" ")[0] == f"{alpha:g}"
+            if row[0] == name(arm.arch) and text and (of_alpha or column == name(arm.objective)):
+                yield place, arm
 
 
 def _claims(path: Path, known: Origins) -> list[dict[str, Any]]:

@@ -58,6 +58,21 @@ def test_a_row_leads_to_its_own_runs(page: str) -> None:
         assert f'id="{target}"' in page, target
 
 
+def test_cells_lead_to_the_arms_that_they_are_of() -> None:
+    known = origin.origins(reported.study()[0])
+
+    def led(row: list[str], columns: list[str]) -> list[tuple[int, str, str]]:
+        found = report._arms(row, columns, known, {"ntp": 0.0, "prior": 1.0})
+        return [(place, arm.arch, arm.objective) for place, arm in found]
+
+    assert led(["U-LVLM", "0 (NTP)", "12.1"], ["", "α", "MME"]) == [(1, "ulvlm", "ntp")]
+    assert led(["U-LVLM", "4", "12.1"], ["", "α", "MME"]) == []
+    assert led(["U-LVLM", "1", "0"], ["", "more", "α"]) == [(2, "ulvlm", "ntp")]
+    head = ["", "quantity", "NTP", "PRIOR", "PRIOR / NTP"]
+    assert led(["H-LVLM", "loss", "1.2", "1.1", "0.9"], head) == [(2, "hlvlm", "ntp"), (3, "hlvlm", "prior")]
+    assert led(["H-LVLM", "loss", "1.2", "", ""], head) == [(2, "hlvlm", "ntp")]
+
+
 def test_runs_show_what_is_their_own(page: str) -> None:
     runs = page.split('id="arm-ulvlm-ntp"')[1].split("</details>")[0]
     for scale, seed in (("40k", 0), ("40k", 1), ("120k", 0), ("120k", 1)):
