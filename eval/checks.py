@@ -117,15 +117,14 @@ def check_stored(stored: Mapping[str, pd.DataFrame], metrics: pd.DataFrame) -> N
         if lacking := [column for column in NEEDED[name] if column not in table.columns]:
             raise UserError(f"{TABLES[name]}: lacks the column {', '.join(lacking)}; gather it again with this version")
         if len(table) and set(RUN) <= set(NEEDED[name]):
-            found = set(table[RUN].drop_duplicates().itertuples(index=False, name=None))
-            for what, names in (("is not in", found - runs), ("is missing, though in", runs - found)):
-                if names:
-                    raise UserError(f"{TABLES[name]}: {_runs(names)} {what} {METRICS}; gather it again")
+            _alike(name, set(table[RUN].drop_duplicates().itertuples(index=False, name=None)), runs)
     if "costs" in stored:
         spent = stored["costs"][stored["costs"].stage == "pretrain"]
+        spent = spent.astype({"scale_tokens": int})
         _alike("costs", set(spent[CELL].itertuples(index=False, name=None)), {run[:3] for run in runs})
     if "benchmarks" in stored:
-        _alike("benchmarks", set(stored["benchmarks"].benchmark), set(metrics.benchmark) - {HELDOUT})
+        asked = set(metrics.benchmark) - {HELDOUT}
+        _alike("benchmarks", {(name,) for name in stored["benchmarks"].benchmark}, {(name,) for name in asked})
 
 
 def check_provenance(provenance: Mapping[str, Any], preset: Preset) -> None:
@@ -149,11 +148,11 @@ def check_fits(records: Any, metrics: pd.DataFrame) -> None:
         raise UserError(f"{FITS}: not the fits of {METRICS}; fit again")
 
 
-def _alike(name: str, found: set[Any], expected: set[Any]) -> None:
-    if odd := sorted(found ^ expected, key=str):
-        key = "/".join(map(str, odd[0])) if isinstance(odd[0], tuple) else odd[0]
-        what = f"is missing, though in {METRICS}" if odd[0] in expected else f"is not in {METRICS}"
-        raise UserError(f"{TABLES[name]}: {key} {what}; gather it again")
+def _alike(name: str, found: set[tuple[Any, ...]], expected: set[tuple[Any, ...]]) -> None:
+    """Refuse a table whose runs, or beginnings of such, or benchmarks are not those of the metrics."""
+    for what, odd in (("is not in", found - expected), ("is missing, though in", expected - found)):
+        if odd:
+            raise UserError(f"{TABLES[name]}: {_runs(odd)} {what} {METRICS}; gather it again")
 
 
 def _models(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -167,4 +166,6 @@ def _run(row: Mapping[str, Any] | pd.Series) -> str:
 def _runs(names: Iterable[tuple[Any, ...]]) -> str:
     first = sorted(names)
     more = f" and {len(first) - 3} more" if len(first) > 3 else ""
-    return ", ".join(f"{arch}/{objective}/{scale}/seed{seed}" for arch, objective, scale, seed in first[:3]) + more
+    return (
+        ", ".join("/".join([*map(str, name[:3]), *(f"seed{seed}" for seed in name[3:])]) for name in first[:3]) + more
+    )

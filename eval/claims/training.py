@@ -76,9 +76,9 @@ def predictability(study: Study) -> Evidence:
 def jitter(study: Study) -> Evidence:
     """log(PRIOR / NTP) of the variance of the unweighted training loss about its local trend."""
     values = _trainings(study, lambda bins: bin_mean(bins, "loss_variance"))
-    ours, base = pairs(values.fillna(0))
-    if not ((ours > 0) & (base > 0)).all():
+    if not (values.value > 0).all():
         raise Missing("a training was too short for its loss to have a variance about its trend")
+    ours, base = pairs(values)
     return mean_of(np.log(ours / base), study)
 
 

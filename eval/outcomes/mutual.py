@@ -28,8 +28,13 @@ MAIN = ("all", "relevant", "other")
 JUDGES = ("ntp", "prior")
 # A mean of fewer tokens is not drawn.
 FEW = 20
-GAINS = {"gain": "who gains", "gain_by_w": "who pays"}
-SIDE = ("NLL under NTP − under the objective (nats)", "mean MI with the picture (nats)")
+GAIN = "NLL under NTP − under the objective (nats)"
+# What a row of panels shows, and what stands beside and below it.
+PANELS = {
+    "mi": ("what the picture tells", "mean MI with the picture (nats)", "w = 1 − $p_r$, mean of a tenth of the tokens"),
+    "gain": ("who gains", GAIN, "tenths of the tokens by MI under NTP, and its mean (nats)"),
+    "gain_by_w": ("who pays", GAIN, "tenths of the tokens by w, and its mean"),
+}
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -155,9 +160,12 @@ def _tracking(table: pd.DataFrame) -> Display:
     return Display("Does the weight track mutual information?", pd.DataFrame(rows), note)
 
 
+def _trained(table: pd.DataFrame) -> str:
+    return f"Trained with {tokens(float(table.scale_tokens.max()))} caption tokens; mean over {seeds(table)}"
+
+
 def _mean(table: pd.DataFrame) -> str:
-    scale = tokens(float(table.scale_tokens.max()))
-    return f"Trained with {scale} caption tokens; mean over {seeds(table)} ± half the width of its t interval"
+    return f"{_trained(table)} ± half the width of its t interval"
 
 
 def _by_scale(table: pd.DataFrame) -> Display:
@@ -219,7 +227,7 @@ def _price(table: pd.DataFrame) -> Display:
             row[f"{part.bin + 1}: w {number(part.x, 2)}"] = number(part.value, 2, sign=True)
         rows.append(row)
     note = (
-        f"Held-out tokens, tenths by w and their mean w. {_mean(gains).split(' ±')[0]}. Gain: NLL under NTP minus NLL "
+        f"Held-out tokens, tenths by w and their mean w. {_trained(gains)}. Gain: NLL under NTP minus NLL "
         "under the objective, same seed, in nats. A weight below the mean is a loss that training looks at less."
     )
     return Display("Who pays for it? Gain over NTP by weight", pd.DataFrame(rows), note)
@@ -275,22 +283,22 @@ def draw(table: pd.DataFrame, study: Study) -> Figure:
     """Tokens at the largest scale: MI by tenths of w, relevant and other; gain over NTP by tenths of MI, and of w."""
     rows = table[(table.unit == "token") & (table.scale_tokens == table.scale_tokens.max()) & (table.bin >= 0)]
     archs = sorted(set(rows.arch))
-    panels = ["mi", *(quantity for quantity in GAINS if quantity in set(rows.quantity))]
+    panels = [quantity for quantity in PANELS if quantity in set(rows.quantity)]
     figure = style.figure(4.5 * len(archs) + 0.3, 3.3 * len(panels) + 0.7)
     for place, quantity in enumerate(panels):
+        what, side, below = PANELS[quantity]
         first: Axes | None = None
         for column, arch in enumerate(archs):
             axes = figure.add_subplot(len(panels), len(archs), place * len(archs) + column + 1, sharey=first)
             part = rows[(rows.arch == arch) & (rows.quantity == quantity)]
             if quantity == "mi":
-                what = "what the picture tells"
                 _mi(axes, part)
             else:
-                what = GAINS[quantity]
                 _gain(axes, part[part.group == "all"])
             axes.set_title(f"{name(arch)}: {what}")
+            axes.set_xlabel(below)
             if first is None:
-                axes.set_ylabel(SIDE[quantity == "mi"])
+                axes.set_ylabel(side)
                 axes.legend(loc="upper left" if quantity == "mi" else "best")
             first = first or axes
     style.title(figure, f"Tokens by what their picture tells ({tokens(float(rows.scale_tokens.max()))} caption tokens)")
@@ -311,7 +319,6 @@ def _mi(axes: Axes, rows: pd.DataFrame) -> None:
             look = {"color": colour, "linestyle": "-" if solid else style.DASHED, "label": f"{of}{name(objective)}"}
             _line(axes, part, style.marker(objective), colour if solid else "white", look)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("w = 1 − $p_r$, mean of a tenth of the tokens")
 
 
 def _gain(axes: Axes, rows: pd.DataFrame) -> None:
@@ -323,8 +330,6 @@ def _gain(axes: Axes, rows: pd.DataFrame) -> None:
     centres = rows.groupby("bin").x.mean()
     axes.set_xticks(list(centres.index), [number(value, 2, sign=centres.min() < 0) for value in centres])
     axes.tick_params(axis="x", labelsize=7.5)
-    by = "w" if rows.quantity.iloc[0] == "gain_by_w" else "MI under NTP"
-    axes.set_xlabel(f"tenths of the tokens by {by}, and its mean" + (" (nats)" if by != "w" else ""))
 
 
 def _line(axes: Axes, part: pd.DataFrame, marker: str, face: str, look: dict[str, object]) -> None:

@@ -177,11 +177,11 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     ),
     "costs of other scales": (
         text("costs.csv", f"{','.join(COSTS)}\npretrain,hlvlm,ntp,40000,1,0,,,1.0,\n"),
-        r"costs\.csv: hlvlm/ntp/100000 is missing, though in metrics\.csv; gather it again",
+        r"costs\.csv: hlvlm/ntp/40000 is not in metrics\.csv; gather it again",
     ),
     "a benchmark that nobody was asked": (
         text("benchmarks.csv", "benchmark,source,answer,rows,md5\nOther,own,generate,9,0\n"),
-        r"benchmarks\.csv: CHAIR is missing, though in metrics\.csv",
+        r"benchmarks\.csv: Other is not in metrics\.csv; gather it again",
     ),
     "mutual information without a column": (
         table("mutual", lambda rows: rows.drop(columns="rho_gain")),
